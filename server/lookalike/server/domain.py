@@ -1,0 +1,334 @@
+"""The nouns of the server: what a collection, an item, a query and an answer are.
+
+Values only: no I/O, no gRPC, no SQL. Times are seconds since the epoch, as the
+clock that was passed in gave them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.backends.engine.base import EngineStats
+from lookalike.backends.errors import LookalikeError
+from lookalike.backends.types import IndexSpec, Metric, SearchParams
+
+Vector: TypeAlias = NDArray[np.float32]
+"""(dim,) float32."""
+Json: TypeAlias = Mapping[str, object]
+"""A JSON object; numbers are floats."""
+
+DEFAULT_COLLECTION = "default"
+NO_MODEL = "none"
+"""The model name of collections whose vectors are all brought along."""
+
+
+class Retention(StrEnum):
+    """Which pictures a collection keeps."""
+
+    NONE = "none"
+    THUMBNAIL = "thumbnail"
+    ORIGINAL = "original"
+
+
+class CollectionState(Enum):
+    READY = "ready"
+    LOADING = "loading"
+    MODEL_MISMATCH = "model_mismatch"
+    RECOVERING = "recovering"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionConfig:
+    """What its owner decides about a collection; `model` "" = the server's default."""
+
+    name: str
+    description: str = ""
+    model: str = ""
+    metric: Metric = Metric.COSINE
+    index: IndexSpec | None = None
+    """None: the server's default."""
+    dimension: int = 0
+    retention: Retention = Retention.THUMBNAIL
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRecord:
+    """A collection as the store keeps it: `config` with every default filled in."""
+
+    number: int
+    """The store's own number for it, never used twice."""
+    config: CollectionConfig
+    space: str
+    """Fingerprint of the model that made its vectors; "" with NO_MODEL."""
+    create_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection as its users see it."""
+
+    record: CollectionRecord
+    state: CollectionState
+    item_count: int
+    stats: EngineStats | None = None
+    """None while it is loading."""
+
+
+class WriteMode(Enum):
+    """What to do with an id that is there already."""
+
+    UPSERT = "upsert"
+    SKIP_EXISTING = "skip_existing"
+    CREATE_ONLY = "create_only"
+
+
+class Outcome(Enum):
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An item as its owner gives it. At least one of `image` and `vector` is set."""
+
+    id: str
+    """"" = made from the image's SHA-256."""
+    image: bytes | None = None
+    vector: Vector | None = None
+    metadata: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What is known about an item's picture; `width` x `height` px after orientation."""
+
+    width: int
+    height: int
+    media_type: str
+    size_bytes: int
+    sha256: str
+    """64 lower-case hex digits of the encoded file."""
+    has_thumbnail: bool
+    has_original: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyItem:
+    """An item ready to be stored: embedded, checked, pictures cut to the retention."""
+
+    id: str
+    vector: Vector
+    metadata: Json
+    digest: bytes
+    """SHA-256 over everything the owner gave but the id: equal = the very same item."""
+    image: ImageRecord | None = None
+    thumbnail: bytes | None = None
+    """JPEG, at most 256 x 256 px."""
+    original: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of one item; `error` only with FAILED."""
+
+    id: str
+    outcome: Outcome
+    error: LookalikeError | None = None
+
+
+class View(Enum):
+    """How much of each item an answer carries."""
+
+    ID = "id"
+    BASIC = "basic"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item as it is stored. What the view leaves out is empty or None."""
+
+    key: int
+    id: str
+    metadata: Json = field(default_factory=dict)
+    image: ImageRecord | None = None
+    vector: Vector | None = None
+    create_time: float = 0.0
+    update_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    media_type: str
+    data: bytes
+
+
+# ---------------------------------------------------------------- filters
+
+
+class Test(StrEnum):
+    """The tests of `lookalike.v1.Condition`, by the names they have there."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    EQ = "eq"
+    NE = "ne"
+    LT = "lt"
+    LTE = "lte"
+    GT = "gt"
+    GTE = "gte"
+    ANY_OF = "any_of"
+    NONE_OF = "none_of"
+    CONTAINS = "contains"
+    STARTS_WITH = "starts_with"
+    EXISTS = "exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One test of one field. The wire layer has checked depth, count and operand kind.
+
+    `field` is a dotted path or "@id", "@create_time", "@update_time" (RFC 3339
+    strings). `operand`: a JSON scalar or null for EQ to GTE (LT..GTE: number or
+    string) and CONTAINS, a tuple of scalars for ANY_OF and NONE_OF, a string for
+    STARTS_WITH, a bool for EXISTS.
+    """
+
+    field: str
+    test: Test
+    operand: object
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """All of `all`, at least one of `any` (if there are any), none of `none`."""
+
+    all: tuple[Condition | Filter, ...] = ()
+    any: tuple[Condition | Filter, ...] = ()
+    none: tuple[Condition | Filter, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.all or self.any or self.none)
+
+
+# ---------------------------------------------------------------- queries
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageQuery:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ItemQuery:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    vector: Vector
+
+
+Query: TypeAlias = TextQuery | ImageQuery | ItemQuery | VectorQuery
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    limit: int = 10
+    filter: Filter = field(default_factory=Filter)
+    min_score: float | None = None
+    view: View = View.BASIC
+    params: SearchParams = field(default_factory=SearchParams)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One item that was found; `score` by the collection's metric, higher is closer."""
+
+    item: Item
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one query, best first, equal scores by id."""
+
+    matches: list[Match]
+    exact: bool
+    matched_count: int | None = None
+    """How many items pass the filter, where they were counted."""
+    truncated: bool = False
+    embed_ms: float = 0.0
+    index_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+# ---------------------------------------------------------------- embedding
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    name: str
+    dimension: int
+    """0 if the model was never loaded in this server."""
+    modalities: tuple[str, ...]
+    """Of "image", "text"; empty if not known before loading."""
+    space: str
+    is_default: bool
+    loaded: bool
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One input's vector as the model gave it, not normalised."""
+
+    vector: Vector
+    truncated: bool = False
+
+
+# ---------------------------------------------------------------- jobs
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    id: str
+    kind: str
+    """"rebuild_index"."""
+    collection: str
+    state: JobState
+    done_count: int = 0
+    total_count: int = 0
+    phase: str = ""
+    error_code: str = ""
+    """Reason of the failure, and the message for people."""
+    error_message: str = ""
+    create_time: float = 0.0
+    start_time: float = 0.0
+    end_time: float = 0.0

@@ -1,0 +1,84 @@
+"""The one table of what the server accepts at most, and the checks against it."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+from lookalike.backends.errors import IdInvalid, IdMissing, ImageTooLarge, MetadataTooLarge
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits in force; SystemService.GetServerInfo shows those that clients need."""
+
+    max_message_bytes: int = 64 * 2**20
+    max_image_bytes: int = 32 * 2**20
+    max_image_pixels: int = 100_000_000
+    max_batch_size: int = 256
+    """Items, inputs or queries of one unary request."""
+    max_upload_batch: int = 1024
+    """Items of one UploadBatch."""
+    max_search_limit: int = 1000
+    max_metadata_bytes: int = 16 * 2**10
+    max_metadata_depth: int = 8
+    max_id_bytes: int = 256
+    max_text_chars: int = 8192
+    max_delete_ids: int = 1000
+    max_page_size: int = 1000
+    max_filter_depth: int = 8
+    max_filter_conditions: int = 256
+    max_filter_values: int = 1000
+    """Values of one any_of or none_of."""
+    max_dimension: int = 32768
+    max_uploads: int = 16
+    """Upload streams at the same time."""
+    max_open_chunked: int = 16
+    """Unfinished chunked items of one stream."""
+    upload_window_items: int = 256
+    """Items of one stream under way before the server stops reading."""
+    upload_window_bytes: int = 64 * 2**20
+    embed_queue_items: int = 1024
+    """Inputs waiting for the embed thread before new ones are refused."""
+
+
+def check_id(item_id: str, limits: Limits, field: str) -> None:
+    """Raise IdMissing or IdInvalid unless the id is 1..max_id_bytes bytes without controls."""
+    if not item_id:
+        raise IdMissing("An item needs an id here.", field=field)
+    size = len(item_id.encode("utf-8"))
+    if size > limits.max_id_bytes:
+        raise IdInvalid(
+            f"The id has {size} bytes; {limits.max_id_bytes} is the most.",
+            field=field,
+            limit=limits.max_id_bytes,
+        )
+    if any(unicodedata.category(c) == "Cc" for c in item_id):
+        raise IdInvalid("The id has a control character; remove it.", field=field)
+
+
+def check_image_bytes(size: int, limits: Limits, field: str) -> None:
+    """Raise ImageTooLarge for an encoded file of more than max_image_bytes."""
+    if size > limits.max_image_bytes:
+        raise ImageTooLarge(
+            f"The image file has {size} bytes; {limits.max_image_bytes} is the most. "
+            "Send a smaller copy.",
+            field=field,
+            limit=limits.max_image_bytes,
+        )
+
+
+def check_metadata(size: int, depth: int, limits: Limits, field: str) -> None:
+    """Raise MetadataTooLarge; `size` in bytes as protobuf, `depth` in nested levels."""
+    if size > limits.max_metadata_bytes:
+        raise MetadataTooLarge(
+            f"The metadata has {size} bytes; {limits.max_metadata_bytes} is the most.",
+            field=field,
+            limit=limits.max_metadata_bytes,
+        )
+    if depth > limits.max_metadata_depth:
+        raise MetadataTooLarge(
+            f"The metadata is {depth} levels deep; {limits.max_metadata_depth} is the most.",
+            field=field,
+            limit=limits.max_metadata_depth,
+        )
