@@ -1,0 +1,395 @@
+"""One collection: its items in the store, its vectors in an engine."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from lookalike.backends.engine.base import Engine
+from lookalike.backends.errors import (
+    CollectionLoading,
+    DimensionMismatch,
+    FailedPrecondition,
+    ImageNotRetained,
+    ItemNotFound,
+    ModelMismatch,
+    ModelNotFound,
+    VectorNotFinite,
+    VectorZero,
+)
+from lookalike.backends.types import Changes, IndexSpec, Keys, Metric, Progress, Vectors, normalize
+from lookalike.server.digest import with_metadata
+from lookalike.server.domain import (
+    NO_MODEL,
+    Answer,
+    CollectionInfo,
+    CollectionRecord,
+    CollectionState,
+    Filter,
+    Item,
+    Json,
+    Match,
+    ReadyItem,
+    SearchOptions,
+    StoredImage,
+    Vector,
+    View,
+    WriteMode,
+    WriteResult,
+)
+from lookalike.server.models import LoadedModel, Models
+from lookalike.server.store import Store, Transaction
+
+_log = logging.getLogger(__name__)
+
+_SEARCH_TRIES = 5
+"""Searches whose hits were replaced before they could be fetched are run again."""
+
+
+class StoreTruth:
+    """The store's side of one collection, as an engine wants it."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self._store = store
+        self._number = number
+
+    def seq(self) -> int:
+        return self._store.seq()
+
+    def keys(self) -> Keys:
+        return self._store.keys(self._number)
+
+    def vectors(self, keys: Keys) -> Vectors:
+        return self._store.vectors(self._number, keys)
+
+
+class Collection:
+    """A collection that can be read, written and searched. Any thread.
+
+    `open_engine` makes an engine level with the store; it is called by `open`,
+    and again if the engine fails or the vectors change their space.
+    """
+
+    def __init__(
+        self,
+        record: CollectionRecord,
+        store: Store,
+        models: Models,
+        open_engine: Callable[[CollectionRecord], Engine],
+    ) -> None:
+        self.record = record
+        self._store = store
+        self._models = models
+        self._open_engine = open_engine
+        self._engine: Engine | None = None
+        self._engine_dim = 0
+        self._level = threading.Event()
+        """Set while the engine holds what the store holds."""
+
+    @property
+    def name(self) -> str:
+        return self.record.config.name
+
+    @property
+    def number(self) -> int:
+        return self.record.number
+
+    def open(self) -> None:
+        """Open the engine, level with the store, in place of the one that was there."""
+        self._level.clear()
+        old, self._engine = self._engine, self._open_engine(self.record)
+        self._engine_dim = self.record.config.dimension
+        self._level.set()
+        if old is not None:
+            old.close()
+
+    def close(self, *, snapshot: bool) -> None:
+        """Release the engine; with `snapshot`, write down what it would cost to rebuild."""
+        engine, self._engine = self._engine, None
+        self._level.clear()
+        if engine is None:
+            return
+        if snapshot:
+            try:
+                engine.snapshot()
+            except Exception:  # a snapshot only saves time
+                _log.exception("snapshot failed collection=%s", self.name)
+        engine.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; raises CollectionLoading while there is none."""
+        if (engine := self._engine) is None:
+            raise CollectionLoading(
+                f"The collection {self.name!r} is being loaded; try again.",
+                retry_after_s=0.5,
+                collection=self.name,
+            )
+        return engine
+
+    def model(self) -> LoadedModel:
+        """Return the model that made the vectors.
+
+        Raises ModelMismatch if the server has it no more or in another version,
+        FailedPrecondition for a collection of brought vectors.
+        """
+        name = self.record.config.model
+        if name == NO_MODEL:
+            raise FailedPrecondition(
+                f"The collection {self.name!r} has no model: all vectors are brought along. "
+                "Send a vector.",
+                field="vector",
+            )
+        try:
+            model = self._models.get(name)
+        except ModelNotFound:
+            raise ModelMismatch(
+                f"The collection {self.name!r} was made with the model {name!r}, which this "
+                "server does not have. Configure it, or search by vector or item.",
+                model=name,
+                fingerprint=self.record.space,
+            ) from None
+        if model.space != self.record.space:
+            raise ModelMismatch(
+                f"The collection {self.name!r} was made with {self.record.space}, but the model "
+                f"{name!r} is now {model.space}. Bring the old model back, or run RebuildIndex "
+                "with `reembed`.",
+                expected=self.record.space,
+                actual=model.space,
+            )
+        return model
+
+    def state(self) -> CollectionState:
+        """Say whether the collection can be used."""
+        if self._engine is None:
+            return CollectionState.LOADING
+        name = self.record.config.model
+        if name != NO_MODEL:
+            known = {model.name: model for model in self._models.list()}
+            model = known.get(name)
+            if model is None or (model.loaded and model.space != self.record.space):
+                return CollectionState.MODEL_MISMATCH
+        stats = self._engine.stats()
+        if stats.recovered and stats.building:
+            return CollectionState.RECOVERING
+        return CollectionState.READY
+
+    def info(self) -> CollectionInfo:
+        """Describe the collection as it is now."""
+        engine = self._engine
+        return CollectionInfo(
+            record=self.record,
+            state=self.state(),
+            item_count=self._store.count(self.number, Filter()),
+            stats=engine.stats() if engine else None,
+        )
+
+    def accept(self, vector: Vector) -> Vector:
+        """Return a brought (dim,) vector as the collection keeps it: length 1 if cosine.
+
+        Raises DimensionMismatch, VectorNotFinite, VectorZero.
+        """
+        config = self.record.config
+        if len(vector) != config.dimension:
+            raise DimensionMismatch(
+                f"The vector has {len(vector)} numbers; the collection {self.name!r} has "
+                f"{config.dimension}.",
+                field="vector",
+                expected=config.dimension,
+                actual=len(vector),
+            )
+        if not np.isfinite(vector).all():
+            raise VectorNotFinite("The vector has a number that is not finite.", field="vector")
+        if config.metric is not Metric.COSINE:
+            return np.ascontiguousarray(vector, dtype=np.float32)
+        unit: Vector = normalize(vector[np.newaxis])[0]
+        if not unit.any():
+            raise VectorZero(
+                "The vector is all zero, which has no direction to compare.", field="vector"
+            )
+        return unit
+
+    # ------------------------------------------------------------------ items
+
+    def get(self, item_id: str, view: View) -> Item:
+        """Return one item. Raises ItemNotFound."""
+        if (item := self._store.get(self.number, item_id, view)) is None:
+            raise self._no_item(item_id)
+        return item
+
+    def list(self, where: Filter, after_id: str, count: int, view: View) -> list[Item]:
+        """Return at most `count` items by id, behind `after_id`."""
+        return self._store.list(self.number, where, after_id, count, view)
+
+    def count(self, where: Filter) -> int:
+        """Count the items that pass."""
+        return self._store.count(self.number, where)
+
+    def digest(self, item_id: str) -> bytes | None:
+        """Return the digest of a stored item; None if there is none."""
+        return self._store.digest(self.number, item_id)
+
+    def put(self, items: Sequence[ReadyItem], mode: WriteMode) -> Future[list[WriteResult]]:
+        """Store items; the Future is done when they are durable and findable."""
+        number = self.number
+        self.engine  # noqa: B018 - refuses writes that no engine would see
+        return self._store.write(lambda transaction: transaction.put(number, items, mode))
+
+    def update_metadata(self, item_id: str, metadata: Json, replace: bool) -> Item:
+        """Merge (RFC 7396) or replace an item's metadata. Raises ItemNotFound."""
+
+        def update(transaction: Transaction) -> Item:
+            return transaction.update_metadata(
+                self.number, item_id, metadata, with_metadata, replace
+            )
+
+        return self._store.write(update).result()
+
+    def delete(self, ids: Sequence[str], *, dry_run: bool) -> int:
+        """Delete items by id; return how many were there."""
+        if dry_run:
+            views = (self._store.get(self.number, item_id, View.ID) for item_id in set(ids))
+            return sum(item is not None for item in views)
+        return self._store.write(lambda t: t.delete(self.number, ids)).result()
+
+    def delete_where(self, where: Filter, *, dry_run: bool) -> int:
+        """Delete the items that pass; return how many there were."""
+        if dry_run:
+            return self.count(where)
+        return self._store.write(lambda t: t.delete_where(self.number, where)).result()
+
+    def image(self, item_id: str, original: bool) -> StoredImage:
+        """Return a stored picture. Raises ItemNotFound, ImageNotRetained."""
+        item = self.get(item_id, View.ID)
+        if (image := self._store.image(item.key, original)) is None:
+            kind = "original file" if original else "thumbnail"
+            raise ImageNotRetained(
+                f"No {kind} of {item_id!r} is kept; the collection keeps "
+                f"{self.record.config.retention.value}.",
+                id=item_id,
+            )
+        return image
+
+    def _no_item(self, item_id: str) -> ItemNotFound:
+        return ItemNotFound(
+            f"There is no item {item_id!r} in the collection {self.name!r}.",
+            field="id",
+            id=item_id,
+            collection=self.name,
+        )
+
+    # ----------------------------------------------------------------- engine
+
+    def apply(self, changes: Changes) -> None:
+        """Bring the engine level with a commit. Writer thread only.
+
+        An engine that fails is opened anew from the store, for what was committed
+        will be acknowledged as findable.
+        """
+        if self._engine is None:
+            return
+        try:
+            if self._engine_dim != self.record.config.dimension:
+                self.open()  # its vectors were all replaced by those of another model
+            else:
+                self._engine.apply(changes)
+        except Exception:
+            _log.exception("engine failed, opened anew collection=%s", self.name)
+            self.open()
+
+    def rebuild(self, spec: IndexSpec, progress: Progress) -> None:
+        """Build the index anew as `spec` says; the old one answers meanwhile. Job thread."""
+        self.engine.rebuild(spec, progress)
+        self.record = self._store.write(
+            lambda t: t.update_collection(self.number, index=spec)
+        ).result()
+
+    def replace_vectors(self, keys: Keys, vectors: Vectors, space: str) -> bool:
+        """Give all items new vectors of another space in one commit. Job thread.
+
+        Returns False, and changes nothing, if the collection has items that are
+        not among `keys`; keys that are gone are passed over.
+        """
+
+        def swap(transaction: Transaction) -> bool:
+            record = transaction.replace_vectors(self.number, keys, vectors, space)
+            if record is None:
+                return False
+            self.record = record
+            return True
+
+        before = self.record
+        try:
+            return self._store.write(swap).result()
+        except BaseException:
+            self.record = before
+            raise
+
+    def search(
+        self,
+        vectors: Vectors,
+        options: Sequence[SearchOptions],
+        exclude: Sequence[int],
+    ) -> list[Answer]:
+        """Answer queries that share filter, view and parameters, one for each row.
+
+        `vectors` is (q, dim) float32; `options[i]` and `exclude[i]` (a key to leave
+        out, or -1) belong to row i; filter, view and parameters are those of the first.
+        """
+        for _ in range(_SEARCH_TRIES):
+            answers, complete = self._search_once(vectors, options, exclude)
+            if complete:
+                return answers
+            self._level.wait(timeout=5.0)
+        return answers
+
+    def _search_once(
+        self, vectors: Vectors, options: Sequence[SearchOptions], exclude: Sequence[int]
+    ) -> tuple[list[Answer], bool]:
+        first = options[0]
+        started = time.perf_counter()
+        allowed: Keys | None = None
+        if first.filter:
+            allowed = self._store.select_keys(self.number, first.filter)
+        k = max(o.limit for o in options) + (1 if any(key >= 0 for key in exclude) else 0)
+        hits = self.engine.search(vectors, k, allowed=allowed, params=first.params)
+        index_ms = (time.perf_counter() - started) * 1e3
+        chosen = [
+            _choose(keys, scores, option, left_out)
+            for keys, scores, option, left_out in zip(
+                hits.ids, hits.scores, options, exclude, strict=True
+            )
+        ]
+        wanted = sorted({key for pairs in chosen for key, _ in pairs})
+        items = self._store.fetch(wanted, first.view)
+        answers = [
+            Answer(
+                matches=sorted(
+                    (Match(items[key], score) for key, score in pairs if key in items),
+                    key=lambda match: (-match.score, match.item.id.encode()),
+                ),
+                exact=hits.exact,
+                matched_count=None if allowed is None else len(allowed),
+                index_ms=index_ms,
+            )
+            for pairs in chosen
+        ]
+        return answers, len(items) == len(wanted)
+
+
+def _choose(
+    keys: np.ndarray, scores: np.ndarray, options: SearchOptions, left_out: int
+) -> list[tuple[int, float]]:
+    """Return the (key, score) pairs of one query that its options let through."""
+    lowest = -np.inf if options.min_score is None else options.min_score
+    pairs = [
+        (int(key), float(score))
+        for key, score in zip(keys, scores, strict=True)
+        if key >= 0 and key != left_out and score >= lowest
+    ]
+    return pairs[: options.limit]

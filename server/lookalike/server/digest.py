@@ -1,0 +1,31 @@
+"""What makes two items the very same: content and metadata, 64 bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from lookalike.server.domain import Json, Vector
+
+
+def item_digest(sha256: str, vector: Vector | None, metadata: Json) -> bytes:
+    """Return 32 bytes over picture and brought vector, then 32 over the metadata.
+
+    The two halves stand apart so that a change of metadata needs only the old
+    digest and the new metadata (`with_metadata`).
+    """
+    content = hashlib.sha256(sha256.encode())
+    if vector is not None:
+        content.update(b"v")
+        content.update(vector.astype("<f4").tobytes())
+    return content.digest() + _metadata_digest(metadata)
+
+
+def with_metadata(digest: bytes, metadata: Json) -> bytes:
+    """Return the digest of the same content with other metadata."""
+    return digest[:32] + _metadata_digest(metadata)
+
+
+def _metadata_digest(metadata: Json) -> bytes:
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,109 @@
+"""Threads that read pictures: interactive work before bulk, nothing after its deadline."""
+
+from __future__ import annotations
+
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, NamedTuple, TypeVar
+
+from lookalike.backends.errors import DeadlineExceeded, Draining, Overloaded
+
+
+T = TypeVar("T")
+
+
+class _Work(NamedTuple, Generic[T]):
+    call: Callable[[], T]
+    future: Future[T]
+    deadline: float | None
+
+
+class WorkPool:
+    """A fixed number of threads behind two queues. Any thread may submit.
+
+    The interactive queue is bounded by `max_waiting` and refuses what exceeds
+    it; the bulk queue is bounded by those who fill it (upload windows). Bulk
+    work starts only while no interactive work waits.
+    """
+
+    def __init__(self, threads: int, *, max_waiting: int, name: str) -> None:
+        self._max_waiting = max_waiting
+        self._interactive: deque[_Work[object]] = deque()
+        self._bulk: deque[_Work[object]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True)
+            for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(
+        self, call: Callable[[], T], *, deadline: float | None = None, bulk: bool = False
+    ) -> Future[T]:
+        """Run `call` on a thread of the pool; `deadline` is in `time.monotonic()` seconds.
+
+        Raises Overloaded when too much interactive work waits, Draining after close.
+        """
+        future: Future[T] = Future()
+        work = _Work(call, future, deadline)
+        with self._changed:
+            if self._closed:
+                raise Draining("The server is going down; try again when it is back.")
+            if bulk:
+                self._bulk.append(work)  # type: ignore[arg-type]
+            elif len(self._interactive) >= self._max_waiting:
+                raise Overloaded(
+                    f"{len(self._interactive)} pictures wait to be read already; try again.",
+                    retry_after_s=0.25,
+                )
+            else:
+                self._interactive.append(work)  # type: ignore[arg-type]
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Refuse what waits, finish what runs, join the threads."""
+        with self._changed:
+            self._closed = True
+            waiting = [*self._interactive, *self._bulk]
+            self._interactive.clear()
+            self._bulk.clear()
+            self._changed.notify_all()
+        for work in waiting:
+            if work.future.set_running_or_notify_cancel():
+                work.future.set_exception(Draining("The server is going down."))
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            if not work.future.set_running_or_notify_cancel():
+                continue
+            if work.deadline is not None and time.monotonic() > work.deadline:
+                work.future.set_exception(
+                    DeadlineExceeded("The time ran out while the picture waited to be read.")
+                )
+                continue
+            try:
+                result = work.call()
+            except BaseException as error:  # the Future's owner decides what it means
+                work.future.set_exception(error)
+            else:
+                work.future.set_result(result)
+            del work
+
+    def _next(self) -> _Work[object] | None:
+        with self._changed:
+            while not self._closed:
+                if self._interactive:
+                    return self._interactive.popleft()
+                if self._bulk:
+                    return self._bulk.popleft()
+                self._changed.wait()
+            return None
