@@ -69,7 +69,7 @@ class Reembed:
         keys: Keys,
         before: int,
         progress: Progress,
-        file: "tempfile._TemporaryFileWrapper[bytes]",
+        file: tempfile._TemporaryFileWrapper[bytes],
     ) -> None:
         for start in range(0, len(keys), _CHUNK):
             progress("embedding", before + start, before + len(keys))

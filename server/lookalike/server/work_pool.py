@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import threading
 import time
 from collections import deque
@@ -11,7 +10,6 @@ from concurrent.futures import Future
 from typing import Generic, NamedTuple, TypeVar
 
 from lookalike.backends.errors import DeadlineExceeded, Draining, Overloaded
-
 
 T = TypeVar("T")
 
