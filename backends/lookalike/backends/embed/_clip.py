@@ -1,0 +1,380 @@
+"""Embedders from checkpoints that transformers loads: CLIP, SigLIP, DINOv2 and their like."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from lookalike.backends.embed._checkpoint import Checkpoint, refuse_incomplete
+from lookalike.backends.embed.base import Embedder, EmbedderOptions, TextEmbedder, TextVectors
+from lookalike.backends.errors import BackendUnavailable, ModelInvalid
+from lookalike.backends.types import Prepared, RgbImage, Vectors
+
+_ADAPTER = "clip/1"
+"""Version of what this module itself does to pictures and texts; part of every space."""
+_BACKEND = "pil"
+"""transformers' image processing; the torchvision one gives other pixels."""
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_EXTRA = ("offline", "precision", "revision")
+_MAX_RATIO = 16
+"""Longer side over shorter side, beyond which the ends are cut off before resizing."""
+_WIDTH_STEP = 8
+"""Texts are padded to a multiple of this many tokens: few shapes, so memory stays flat."""
+_MAX_CONTEXT = 512
+"""Tokens read at most of a model that names no limit."""
+_CPU_BATCH = 8
+"""ViT-B/32 on 2 cores: 15.3 pictures/s in batches of 8, 14.2 of 32 (fp32); 49 and 38 (bf16)."""
+_CUDA_BATCH = 64
+
+# transformers sets process-wide flags while it builds a model (default dtype, initialisation)
+# and imports its modules lazily: one load at a time.
+_loading = threading.Lock()
+
+
+class ClipEmbedder(Embedder):
+    """A vision model in torch. `open` gives a `ClipTextEmbedder` if the checkpoint knows text.
+
+    The vectors are those of `get_image_features`, or `pooler_output` where a model
+    has no such method (DINOv2). `extra`: "precision" is "fp32" (default), "bf16" or
+    "fp16"; "offline" true never asks the hub; "revision" is a branch, tag or commit
+    of a hub name.
+    """
+
+    def __init__(self, parts: _Parts) -> None:
+        self._model = parts.model
+        self._processor = parts.processor
+        self._device = parts.device
+        self._dtype = parts.dtype
+        self._threads = parts.threads
+        self._local = threading.local()
+        self.space = parts.space
+        self.device = str(parts.device)
+        self.max_batch = _CUDA_BATCH if parts.device.type == "cuda" else _CPU_BATCH
+        # Twice the side that is resized to: shrinking to it moved pixels by 0.24 of 255.
+        self.decode_side = 2 * _resized_side(parts.processor)
+        self._keeps_aspect = bool(getattr(parts.processor.size, "shortest_edge", None))
+
+    @classmethod
+    def open(cls, options: EmbedderOptions) -> ClipEmbedder:
+        """Load a checkpoint; pick the class by what it knows. Any thread, one at a time.
+
+        Raises ModelInvalid for a checkpoint that is absent, incomplete, pickled or of
+        an unknown kind, BackendUnavailable for a device that is not there.
+        """
+        settings = _Settings.read(options)
+        with _loading, _quiet():
+            checkpoint = Checkpoint.find(
+                options.model, offline=settings.offline, revision=settings.revision
+            )
+            with _explained(checkpoint):
+                parts = _load(checkpoint, settings)
+                kind = ClipEmbedder if parts.tokenizer is None else ClipTextEmbedder
+                embedder = kind(parts)
+                # In a thread that ends with it: OpenMP keeps a pool for each thread that computed.
+                with ThreadPoolExecutor(1, thread_name_prefix="clip-probe") as pool:
+                    pool.submit(embedder._probe).result()
+        return embedder
+
+    def prepare(self, image: RgbImage) -> Prepared:
+        """Return (3, H, W) float32 `pixel_values` of transformers' own processor. Any thread."""
+        if self._keeps_aspect:
+            image = _without_far_ends(image)
+        made = self._processor(images=image, return_tensors="np", input_data_format="channels_last")
+        pixels: Prepared = made["pixel_values"][0]
+        return pixels
+
+    def embed_prepared(self, batch: Sequence[Prepared]) -> Vectors:
+        if not batch:
+            return np.zeros((0, self.dim), np.float32)
+        with self._computing():
+            pixels = torch.from_numpy(np.stack(batch)).to(self._device, self._dtype)
+            if hasattr(self._model, "get_image_features"):
+                return _vectors(self._model.get_image_features(pixel_values=pixels), len(batch))
+            return _vectors(self._model(pixel_values=pixels), len(batch))
+
+    def close(self) -> None:
+        self._model = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        # Both settings belong to the calling thread, so they are made in it.
+        if not getattr(self._local, "is_set", False):
+            torch.set_num_threads(self._threads)
+            self._local.is_set = True
+        with torch.inference_mode():
+            yield
+
+    def _probe(self) -> None:
+        """Find `dim`; raise ModelInvalid if pictures cannot be batched or come out equal."""
+        wide = np.zeros((48, 96, 3), np.uint8)
+        tall = np.full((96, 48, 3), 255, np.uint8)
+        prepared = [self.prepare(wide), self.prepare(tall)]
+        if {p.ndim for p in prepared} != {3} or len({p.shape for p in prepared}) != 1:
+            raise ModelInvalid(
+                "The checkpoint's preprocessing gives pictures of different shapes, which cannot "
+                "be batched. Use a checkpoint with a fixed picture size."
+            )
+        vectors = self.embed_prepared(prepared)
+        self.dim = vectors.shape[1]
+        _check_apart(vectors, "pictures", "weights and preprocessing do not belong together")
+
+
+class ClipTextEmbedder(ClipEmbedder, TextEmbedder):
+    """A model that puts pictures and texts into one space."""
+
+    def __init__(self, parts: _Parts) -> None:
+        super().__init__(parts)
+        self._tokenizer = parts.tokenizer
+        text = getattr(parts.model.config, "text_config", parts.model.config)
+        limits = (parts.tokenizer.model_max_length, getattr(text, "max_position_embeddings", None))
+        self._context = min(int(limit) for limit in (*limits, _MAX_CONTEXT) if limit)
+        # Others, SigLIP first of all, were trained on texts padded to the full length and
+        # give wrong vectors for shorter ones; CLIP ends at its end mark and does not see the rest.
+        self._pads_fully = parts.model.config.model_type != "clip"
+
+    def embed_texts(self, texts: Sequence[str]) -> TextVectors:
+        if not texts:
+            return TextVectors(np.zeros((0, self.dim), np.float32), [])
+        whole = self._tokenizer(list(texts), verbose=False)["input_ids"]
+        counts = [len(ids) for ids in whole]
+        tokens = self._tokenizer(
+            list(texts),
+            truncation=True,
+            padding="max_length",
+            max_length=self._width(max(counts)),
+            return_tensors="pt",
+        )
+        with self._computing():
+            output = self._model.get_text_features(**tokens.to(self._device))
+            vectors = _vectors(output, len(texts))
+        return TextVectors(vectors, [count > self._context for count in counts])
+
+    def close(self) -> None:
+        super().close()
+        self._tokenizer = None
+
+    def _width(self, longest: int) -> int:
+        steps = -(-longest // _WIDTH_STEP)
+        return self._context if self._pads_fully else min(steps * _WIDTH_STEP, self._context)
+
+    def _probe(self) -> None:
+        super()._probe()
+        vectors = self.embed_texts(["a dog", "seven ships at sea"]).vectors
+        if vectors.shape[1] != self.dim:
+            raise ModelInvalid(
+                f"The checkpoint gives texts {vectors.shape[1]} and pictures {self.dim} dimensions; "
+                "they cannot be compared. Use a checkpoint with one space for both."
+            )
+        _check_apart(vectors, "texts", "tokenizer does not belong to its weights")
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    device: torch.device
+    precision: str
+    threads: int
+    offline: bool
+    revision: str | None
+
+    @classmethod
+    def read(cls, options: EmbedderOptions) -> Self:
+        extra = options.extra
+        _check_names(extra)
+        precision = extra.get("precision", "fp32")
+        if precision not in _PRECISIONS:
+            raise ModelInvalid(
+                f"The precision {precision!r} is unknown. Use one of {', '.join(_PRECISIONS)}."
+            )
+        revision = extra.get("revision")
+        return cls(
+            device=_device(options.device),
+            precision=str(precision),
+            threads=options.threads or len(os.sched_getaffinity(0)),
+            offline=bool(extra.get("offline", False)),
+            revision=None if revision is None else str(revision),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    model: Any
+    processor: Any
+    tokenizer: Any
+    """None: the model knows pictures only."""
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    space: str
+
+
+def _load(checkpoint: Checkpoint, settings: _Settings) -> _Parts:
+    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    model, report = AutoModel.from_pretrained(
+        checkpoint.folder,
+        dtype=torch.float32,  # the default would be the file's own precision
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # so that they are reported, and refused here by name
+        output_loading_info=True,
+        **source,
+    )
+    refuse_incomplete(checkpoint.name, report["missing_keys"], report["mismatched_keys"])
+    if not checkpoint.has_preprocessing:
+        raise ModelInvalid(
+            "The checkpoint has no preprocessor_config.json, so how to prepare pictures is not "
+            "known. Copy the file from where the checkpoint comes from."
+        )
+    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend=_BACKEND, **source)
+    tokenizer = None
+    if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
+        if not checkpoint.has_vocabulary:
+            raise ModelInvalid(
+                "The checkpoint has no tokenizer files (tokenizer.json, or vocab.json and "
+                "merges.txt). Copy them from where the checkpoint comes from."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **source)
+    dtype = _PRECISIONS[settings.precision]
+    space = checkpoint.fingerprint(_ADAPTER, type(processor).__name__, _BACKEND, settings.precision)
+    return _Parts(
+        model.to(settings.device, dtype),
+        processor,
+        tokenizer,
+        settings.device,
+        dtype,
+        settings.threads,
+        f"clip/{space}",
+    )
+
+
+def _check_names(extra: Mapping[str, object]) -> None:
+    for name in extra:
+        if name not in _EXTRA:
+            near = difflib.get_close_matches(name, _EXTRA, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ModelInvalid(
+                f"The clip embedder has no setting {name!r}.{hint} It knows: {', '.join(_EXTRA)}."
+            )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ModelInvalid(f"The device {name!r} is unknown. Use auto, cpu, cuda or cuda:N.")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        raise BackendUnavailable(
+            f"The device {name!r} is not there: torch sees {count} CUDA devices. Use auto or cpu, "
+            "or install a driver and a torch built for CUDA."
+        )
+    return device
+
+
+def _vectors(output: Any, count: int) -> Vectors:
+    """Take the pooled vectors out of what a model returned."""
+    # transformers 4 returned the tensor itself, 5 wraps it.
+    tensor = output if isinstance(output, torch.Tensor) else getattr(output, "pooler_output", None)
+    if not isinstance(tensor, torch.Tensor) or tensor.shape[0] != count:
+        raise ModelInvalid(
+            "The model gives no pooled vector for a picture. Use an encoder such as CLIP, SigLIP "
+            "or DINOv2."
+        )
+    vectors: Vectors = tensor.reshape(count, -1).float().cpu().numpy()
+    return vectors
+
+
+def _check_apart(vectors: Vectors, what: str, why: str) -> None:
+    """Raise ModelInvalid if the model gives no numbers, or the same for different inputs."""
+    if not np.isfinite(vectors).all() or np.array_equal(vectors[0], vectors[1]):
+        raise ModelInvalid(
+            f"The model gives no usable vectors for {what}: its {why}, or its weights are "
+            "damaged. Download the checkpoint again, as a whole."
+        )
+
+
+def _resized_side(processor: Any) -> int:
+    """Return the side in pixels that pictures are resized to, 0 if they are not resized."""
+    if not getattr(processor, "do_resize", False):
+        return 0
+    sides = (getattr(processor.size, name, None) for name in ("shortest_edge", "height", "width"))
+    return max((int(side) for side in sides if side), default=0)
+
+
+def _without_far_ends(image: RgbImage) -> RgbImage:
+    """Cut a very long picture to its middle, which is all that the centre crop keeps.
+
+    Resized whole, a picture of 1 x 60000 pixels would take 9 GB.
+    """
+    height, width = image.shape[:2]
+    most = _MAX_RATIO * min(height, width)
+    if max(height, width) <= most:
+        return image
+    top, left = max(0, height - most) // 2, max(0, width - most) // 2
+    return np.ascontiguousarray(image[top : top + most, left : left + most])
+
+
+@contextmanager
+def _explained(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn whatever loading raises into ModelInvalid; transformers raises almost anything."""
+    try:
+        yield
+    except (ModelInvalid, BackendUnavailable):
+        raise
+    except ImportError as error:
+        raise ModelInvalid(
+            f"The checkpoint {checkpoint.name!r} needs a library that is not installed. "
+            f"{_one_line(error, checkpoint)}",
+            model=checkpoint.name,
+        ) from error
+    except Exception as error:
+        raise ModelInvalid(
+            f"The checkpoint {checkpoint.name!r} cannot be loaded as an image encoder "
+            f"({type(error).__name__}: {_one_line(error, checkpoint)}). Use a CLIP, SigLIP or "
+            "DINOv2 checkpoint in the layout of transformers.",
+            model=checkpoint.name,
+        ) from error
+
+
+def _one_line(error: Exception, checkpoint: Checkpoint) -> str:
+    text = " ".join(str(error).split()).replace(str(checkpoint.folder), "the folder")
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and reports out of the log, for the time of a load."""
+    verbosity = transformers_logging.get_verbosity()
+    has_bars = transformers_logging.is_progress_bar_enabled()
+    had_hub_bars = not are_progress_bars_disabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
+        if had_hub_bars:
+            enable_progress_bars()

@@ -1,0 +1,267 @@
+"""The queue in front of a model: many single calls in, few model calls out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from lookalike.backends.embed.base import Embedder, TextEmbedder
+from lookalike.backends.errors import (
+    DeadlineExceeded,
+    Draining,
+    Internal,
+    LookalikeError,
+    ModelLacksModality,
+    Overloaded,
+)
+from lookalike.backends.types import Prepared
+from lookalike.server.domain import Embedded
+
+_log = logging.getLogger(__name__)
+
+_BULK_TURN: Final = 8
+"""While both kinds wait, every eighth batch is bulk: uploads are slowed, never starved."""
+_SMOOTHING: Final = 0.2
+"""Weight of the newest batch in the mean time of one input."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Counters since the start, and what waits now."""
+
+    batches: int
+    """Calls of the model."""
+    items: int
+    """Inputs that got a vector."""
+    failed: int
+    """Inputs that the model could not embed."""
+    expired: int
+    """Inputs dropped at their turn: out of time, or cancelled."""
+    waiting: int
+    waiting_bulk: int
+    """Of `waiting`, those of uploads."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    input: Prepared | str
+    deadline: float | None
+    future: Future[Embedded] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class EmbedQueue:
+    """Owns the one thread that computes with an embedder.
+
+    Whatever waits when the model gets free goes into its next call, up to
+    `embedder.max_batch` inputs of one kind; nothing ever waits for company.
+    Queries go before uploads. `submit_image` and `submit_text`: any thread.
+    Callbacks of the futures run on the model's thread and must be brief.
+    """
+
+    def __init__(self, embedder: Embedder, *, max_waiting: int, name: str = "model") -> None:
+        self._embedder = embedder
+        self._reader = embedder if isinstance(embedder, TextEmbedder) else None
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._images: deque[_Waiting] = deque()
+        self._texts: deque[_Waiting] = deque()
+        self._bulk: deque[_Waiting] = deque()
+        self._closing = False
+        self._since_bulk = 0
+        self._item_s = 0.0
+        self._batches = self._items = self._failed = self._expired = 0
+        self._thread = threading.Thread(target=self._run, name=f"embed-{name}", daemon=True)
+        self._thread.start()
+
+    def submit_image(
+        self, prepared: Prepared, *, deadline: float | None, bulk: bool = False
+    ) -> Future[Embedded]:
+        """Queue one prepared picture; `deadline` in `time.monotonic()` seconds.
+
+        `bulk` inputs wait behind all others, and the caller bounds their number.
+        Raises Overloaded (with `retry_after_s`) and Draining. The future raises
+        DeadlineExceeded, Draining, or what the model raised for this input.
+        """
+        waiting = _Waiting(prepared, deadline)
+        self._put(self._bulk if bulk else self._images, waiting, bounded=not bulk)
+        return waiting.future
+
+    def submit_text(self, text: str, *, deadline: float | None) -> Future[Embedded]:
+        """Queue one text, as `submit_image` does; raises ModelLacksModality also."""
+        if self._reader is None:
+            raise ModelLacksModality(
+                "The model embeds pictures only. Ask with a picture, or use a model with text."
+            )
+        waiting = _Waiting(text, deadline)
+        self._put(self._texts, waiting, bounded=True)
+        return waiting.future
+
+    @property
+    def stats(self) -> QueueStats:
+        with self._changed:
+            bulk = len(self._bulk)
+            waiting = len(self._images) + len(self._texts) + bulk
+            return QueueStats(
+                self._batches, self._items, self._failed, self._expired, waiting, bulk
+            )
+
+    def close(self) -> None:
+        """Finish the batch in hand, fail the rest with Draining, join the thread.
+
+        Any thread but the model's own; more than once is fine. The embedder stays open.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _put(self, lane: deque[_Waiting], waiting: _Waiting, *, bounded: bool) -> None:
+        with self._changed:
+            if self._closing:
+                raise _draining()
+            count = len(self._images) + len(self._texts)
+            if bounded and count >= self._max_waiting:
+                retry_after_s = min(max(count * self._item_s, 0.1), 60.0)
+                raise Overloaded(
+                    f"{count} inputs wait for the model, the most that may. Try again in "
+                    f"{retry_after_s:.1f} s.",
+                    retry_after_s=retry_after_s,
+                    limit=self._max_waiting,
+                )
+            lane.append(waiting)
+            self._changed.notify()
+
+    # ------------------------------------------------------------ the model's thread
+
+    def _run(self) -> None:
+        try:
+            while (lane := self._next_lane()) is not None:
+                if batch := self._take(lane):
+                    self._embed(batch)
+        finally:
+            self._drain()
+
+    def _next_lane(self) -> deque[_Waiting] | None:
+        """Wait for work; return whose turn it is, None when closing."""
+        with self._changed:
+            while not (self._closing or self._images or self._texts or self._bulk):
+                self._changed.wait()
+            if self._closing:
+                return None
+            asked = [lane for lane in (self._images, self._texts) if lane]
+            if self._bulk and (not asked or self._since_bulk >= _BULK_TURN - 1):
+                self._since_bulk = 0
+                return self._bulk
+            self._since_bulk += 1 if self._bulk else 0
+            return min(asked, key=lambda lane: lane[0].since)
+
+    def _take(self, lane: deque[_Waiting]) -> list[_Waiting]:
+        """Take up to a batch of those that still want an answer."""
+        batch: list[_Waiting] = []
+        while len(batch) < self._embedder.max_batch:
+            with self._changed:
+                if not lane:
+                    break
+                waiting = lane.popleft()
+            # Outside the lock: futures run their callbacks here, which may submit more.
+            if not waiting.future.set_running_or_notify_cancel():
+                self._count(expired=1)
+            elif waiting.deadline is not None and waiting.deadline <= time.monotonic():
+                self._count(expired=1)
+                waiting.future.set_exception(
+                    DeadlineExceeded(
+                        "Time ran out while the input waited for the model. Allow more time, or "
+                        "try again when the server has less to do."
+                    )
+                )
+            else:
+                batch.append(waiting)
+        return batch
+
+    def _embed(self, batch: list[_Waiting]) -> None:
+        start = time.monotonic()
+        try:
+            results = self._compute([waiting.input for waiting in batch])
+        except Exception as error:
+            if len(batch) > 1:
+                # One input may be to blame: the others shall not suffer for it.
+                _log.warning("a batch failed, embedding one by one items=%d", len(batch))
+                for waiting in batch:
+                    self._embed([waiting])
+                return
+            results = [self._failure(error)]
+        failed = sum(isinstance(result, LookalikeError) for result in results)
+        spent = (time.monotonic() - start) / len(batch)
+        with self._changed:
+            self._item_s += (spent - self._item_s) * (_SMOOTHING if self._item_s else 1.0)
+        self._count(batches=1, items=len(batch) - failed, failed=failed)
+        for waiting, result in zip(batch, results, strict=True):
+            if isinstance(result, LookalikeError):
+                waiting.future.set_exception(result)
+            else:
+                waiting.future.set_result(result)
+
+    def _compute(self, inputs: Sequence[Prepared | str]) -> list[Embedded | LookalikeError]:
+        texts = [text for text in inputs if isinstance(text, str)]
+        images = [image for image in inputs if not isinstance(image, str)]
+        truncated = [False] * len(inputs)
+        if texts and self._reader is not None:
+            found = self._reader.embed_texts(texts)
+            vectors, truncated = found.vectors, found.truncated
+        else:
+            vectors = self._embedder.embed_prepared(images)
+        if vectors.shape != (len(inputs), self._embedder.dim):
+            raise Internal(f"The model gave vectors of shape {vectors.shape}.")
+        usable = [bool(np.isfinite(vector).all() and vector.any()) for vector in vectors]
+        return [
+            # A copy, so that one vector does not keep its whole batch in memory.
+            Embedded(np.array(vector, np.float32), cut) if ok else _unusable()
+            for vector, ok, cut in zip(vectors, usable, truncated, strict=True)
+        ]
+
+    def _failure(self, error: Exception) -> LookalikeError:
+        if isinstance(error, LookalikeError):
+            return error
+        _log.error("the model failed on an input", exc_info=error)
+        failure = Internal("The model failed on this input. The server's log says more.")
+        failure.__cause__ = error
+        return failure
+
+    def _drain(self) -> None:
+        with self._changed:
+            self._closing = True
+            left = [*self._images, *self._texts, *self._bulk]
+            for lane in (self._images, self._texts, self._bulk):
+                lane.clear()
+        for waiting in left:
+            if waiting.future.set_running_or_notify_cancel():
+                waiting.future.set_exception(_draining())
+
+    def _count(
+        self, *, batches: int = 0, items: int = 0, failed: int = 0, expired: int = 0
+    ) -> None:
+        with self._changed:
+            self._batches += batches
+            self._items += items
+            self._failed += failed
+            self._expired += expired
+
+
+def _draining() -> Draining:
+    return Draining("The server is shutting down. Try again on another one, or in a while.")
+
+
+def _unusable() -> Internal:
+    return Internal(
+        "The model gave no usable vector for this input: it is zero or not finite. "
+        "If this happens for ordinary pictures, the checkpoint or its precision is at fault."
+    )
