@@ -1,0 +1,395 @@
+"""The local engine: sealed segments, an exact delta, and live masks.
+
+Searches read one attribute, the view, and never wait. Writers make a new view
+and put it in its place: a search sees a commit wholly or not at all. One thread
+of its own builds what has gathered in the delta into segments.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from lookalike.backends.engine._build import (
+    DEAD_SHARE,
+    Abandoned,
+    build_segment,
+    choose,
+    plan,
+)
+from lookalike.backends.engine._part import Delta, Part, Segment, difference
+from lookalike.backends.engine._recover import load_segments, reconcile
+from lookalike.backends.engine._scan import checked, merge
+from lookalike.backends.engine._snapshot import Disk
+from lookalike.backends.engine.base import Engine, EngineConfig, EngineStats, Truth
+from lookalike.backends.errors import (
+    DimensionMismatch,
+    InvalidArgument,
+    Unavailable,
+    VectorNotFinite,
+)
+from lookalike.backends.registry import indexes
+from lookalike.backends.types import (
+    Changes,
+    Hits,
+    IndexSpec,
+    Keys,
+    Progress,
+    SearchParams,
+    Vectors,
+)
+
+log = logging.getLogger(__name__)
+
+DELTA_LIMIT = 8192
+"""Rows the delta may have before they become a segment."""
+RETRY_S = (5.0, 30.0, 300.0)
+"""Pauses of the builder after its first, second, and each later failure in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one search sees; nothing in it ever changes."""
+
+    parts: tuple[Part, ...]
+    delta: Part
+    seq: int
+
+
+class LocalEngine(Engine):
+    """Holds the vectors in this process.
+
+    Options: `delta_limit` (rows compared exactly before they are built into a
+    segment, default 8192), `build_threads` (default 1).
+    """
+
+    @classmethod
+    def open(cls, config: EngineConfig, truth: Truth) -> Self:
+        """Load the snapshot if it is sound, then reconcile with `truth`.
+
+        Returns when everything can be found; what has no index yet is compared
+        exactly and built in the background. Raises InvalidArgument (options),
+        DataLoss (the store's).
+        """
+        engine = cls(config)
+        engine._recover(truth)
+        engine._builder.start()
+        return engine
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._spec = replace(config.index, metric=config.metric)
+        self._delta_limit = _whole(config, "delta_limit", DELTA_LIMIT)
+        self._threads = _whole(config, "build_threads", 1)
+        self._disk = Disk(config.directory)
+        self._delta = Delta(config.dim)
+        self._view: _View = _View((), Part(self._delta.segment()), 0)
+        self._top = -1
+        self._recovered = ""
+        self.applied_seq = 0
+        # Order of locks: _builds, then _saves, then _state.
+        self._builds = threading.Lock()
+        """Held while a segment is built."""
+        self._saves = threading.Lock()
+        """Held while a state is taken and written to disk, so that none overtakes another."""
+        self._state = threading.Condition()
+        """Held for moments, to read and change everything below and to publish a view."""
+        self._closing = False
+        self._rebuilds = 0
+        self._building = False
+        self._failures = 0
+        self._builder = threading.Thread(target=self._run, name="engine-builder", daemon=True)
+
+    # -- searching ---------------------------------------------------------------
+
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        allowed: Keys | None = None,
+        params: SearchParams | None = None,
+    ) -> Hits:
+        """Find the k best keys of each query. Any thread, never waits.
+
+        Hits are min(k, live keys that are allowed) wide, and always that many.
+        Raises InvalidArgument, DimensionMismatch, VectorNotFinite, VectorZero
+        (cosine), Unavailable (closed).
+        """
+        view = self._view
+        queries = checked(queries, k, self._config.dim, self._config.metric)
+        if self._closing:
+            raise Unavailable("The collection is being closed. Try again in a moment.")
+        params = params or SearchParams()
+        metric = self._config.metric
+        found: list[Hits] = []
+        total = 0
+        exact = True
+        for part in (*view.parts, view.delta):
+            if part.count:
+                hits, count = part.search(queries, k, metric, allowed, params)
+                total += count
+                exact = exact and hits.exact
+                found.append(hits)
+        ids, scores = merge(found, len(queries), min(k, total))
+        return Hits(ids, scores, exact)
+
+    # -- changing ----------------------------------------------------------------
+
+    def apply(self, changes: Changes) -> None:
+        """Take in one commit; every search that starts later sees it, whole.
+
+        One thread, in the order of seq. Raises DimensionMismatch, VectorNotFinite,
+        and has changed nothing then.
+        """
+        added, vectors = self._incoming(changes)
+        removed = np.unique(np.asarray(changes.removed, np.int64))
+        with self._state:
+            if changes.seq < self.applied_seq:
+                return
+            view = self._view
+            # A key lives once: one that the same commit added and removed is gone.
+            new = difference(added, removed)
+            if len(new) and new[0] <= self._top:
+                for part in (*view.parts, view.delta):
+                    new = difference(new, part.segment.keys)
+            parts = tuple(part.without(removed) for part in view.parts)
+            delta = view.delta.without(removed)
+            if len(new):
+                chosen = vectors if len(new) == len(added) else vectors[np.isin(added, new)]
+                delta = self._delta.append(new, chosen, delta)
+                self._top = max(self._top, int(new[-1]))
+            self._publish([part for part in parts if part.count], delta, changes.seq)
+            if self._work_waits():
+                self._state.notify_all()
+
+    def _incoming(self, changes: Changes) -> tuple[Keys, Vectors]:
+        """Return the added keys, rising and each once, with their vectors, checked."""
+        keys = np.asarray(changes.added, np.int64)
+        vectors = changes.vectors
+        if not len(keys):
+            return keys, vectors
+        if vectors.shape != (len(keys), self._config.dim):
+            raise DimensionMismatch(
+                f"The collection has {self._config.dim} dimensions, the vectors "
+                f"{vectors.shape[-1]}.",
+                expected=self._config.dim,
+                actual=vectors.shape[-1],
+            )
+        if not np.isfinite(vectors).all():
+            raise VectorNotFinite("A vector has a number that is not finite.")
+        if len(keys) > 1 and (np.diff(keys) <= 0).any():
+            keys, order = np.unique(keys, return_index=True)
+            vectors = vectors[order]
+        return keys, vectors
+
+    def _publish(self, parts: Sequence[Part], delta: Part, seq: int) -> None:
+        self._view = _View(tuple(parts), delta, seq)
+        self.applied_seq = seq
+
+    # -- building ----------------------------------------------------------------
+
+    def rebuild(self, spec: IndexSpec, progress: Progress) -> None:
+        """Build one index of `spec` over everything, then swap; the old one answers meanwhile.
+
+        Later segments are of this spec too. If `progress` or the backend raises,
+        answers and spec are what they were. Raises IndexSpecInvalid,
+        BackendUnavailable, Unavailable (closed).
+        """
+        spec = replace(spec, metric=self._config.metric)
+        chosen = choose(spec, spec.metric, self.stats().count, self._config.dim)
+        indexes.resolve(chosen.backend).check(chosen, self._config.dim)
+        with self._state:
+            self._rebuilds += 1
+        try:
+            with self._builds:
+                with self._state:
+                    self._stop_if_closing()
+                    self._freeze()
+                    inputs = self._view.parts
+                self._build(inputs, spec, self._watched(progress), fall_back=False)
+                self._save()
+        finally:
+            with self._state:
+                self._rebuilds -= 1
+                self._state.notify_all()
+
+    def _watched(self, progress: Progress) -> Progress:
+        def watched(phase: str, done: int, total: int) -> None:
+            self._stop_if_closing()
+            progress(phase, done, total)
+
+        return watched
+
+    def _stop_if_closing(self) -> None:
+        if self._closing:
+            raise Unavailable("The collection is being closed. Start the rebuild again later.")
+
+    def _background(self, phase: str, done: int, total: int) -> None:
+        """Progress of the builder: gives way to closing and to a rebuild, which takes it all."""
+        if self._closing or self._rebuilds:
+            raise Abandoned
+
+    def _build(
+        self, inputs: Sequence[Part], spec: IndexSpec, progress: Progress, *, fall_back: bool
+    ) -> None:
+        """Build one segment out of the inputs and put it in their place."""
+        built: Segment | None = None
+        if any(part.count for part in inputs):
+            built = build_segment(
+                inputs,
+                spec,
+                self._config.dim,
+                self._disk,
+                threads=self._threads,
+                progress=progress,
+                fall_back=fall_back,
+            )
+        with self._state:
+            self._swap(inputs, built)
+            self._spec = spec
+        for part in inputs:
+            self._disk.abandon(part.segment.number)
+
+    def _swap(self, inputs: Sequence[Part], built: Segment | None) -> None:
+        """Replace the inputs, carrying over what was removed while the build ran."""
+        now = {part.segment.number: part for part in self._view.parts}
+        new = [] if built is None else [Part(built)]
+        for part in inputs:
+            present = now.pop(part.segment.number, None)
+            if present is None or present.live is not part.live:
+                gone = difference(part.keys(), present.keys() if present else _NO_KEYS)
+                new = [fresh.without(gone) for fresh in new]
+        kept = [part for part in (*now.values(), *new) if part.count]
+        self._publish(kept, self._view.delta, self.applied_seq)
+
+    def _freeze(self) -> None:
+        """Make the delta a part that waits for its index, and begin a new one."""
+        view = self._view
+        parts = list(view.parts)
+        if view.delta.count:
+            segment = replace(view.delta.segment, number=self._disk.new_number())
+            parts.append(replace(view.delta, segment=segment))
+        self._delta = Delta(self._config.dim)
+        self._publish(parts, Part(self._delta.segment()), self.applied_seq)
+
+    def _work_waits(self) -> bool:
+        return self._delta.rows > self._delta_limit or any(
+            not part.segment.sealed or part.dead > DEAD_SHARE * len(part.segment.keys)
+            for part in self._view.parts
+        )
+
+    def _run(self) -> None:
+        """Build and save whatever waits, until the engine is closed."""
+        while True:
+            with self._state:
+                self._building = False
+                while not self._closing and (self._rebuilds or not self._work_waits()):
+                    self._state.wait()
+                if self._closing:
+                    return
+                self._building = True
+            try:
+                self._build_waiting()
+                self._failures = 0
+            except Abandoned:
+                pass
+            except Exception:
+                log.exception("building in the background failed, trying again later")
+                with self._state:
+                    pause = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
+                    self._failures += 1
+                    self._state.wait_for(lambda: self._closing, pause)
+
+    def _build_waiting(self) -> None:
+        with self._builds:
+            with self._state:
+                if self._delta.rows > self._delta_limit:
+                    self._freeze()
+                inputs, spec = plan(self._view.parts), self._spec
+            if inputs:
+                self._build(inputs, spec, self._background, fall_back=True)
+                self._save()
+
+    # -- keeping -----------------------------------------------------------------
+
+    def snapshot(self) -> int:
+        """Write the sealed segments and where they stand, durably; return the seq on disk.
+
+        A disk that is full or failing costs nothing but time at the next start: it
+        is logged, and the seq of the last good snapshot returned.
+        """
+        self._save()
+        return self._disk.seq
+
+    def _save(self) -> None:
+        with self._saves:
+            with self._state:
+                parts, seq, spec = self._view.parts, self.applied_seq, self._spec
+            segments = [part.segment for part in parts if part.segment.sealed]
+            try:
+                self._disk.save(segments, seq, spec, self._config.owner, self._config.dim)
+            except Exception as error:
+                text = error.strerror if isinstance(error, OSError) else type(error).__name__
+                log.warning("snapshot not written, trying again at the next chance: %s", text)
+
+    def _recover(self, truth: Truth) -> None:
+        seq = truth.seq()
+        segments, self._recovered = load_segments(self._disk, self._config, seq)
+        parts, self._delta, fresh = reconcile(segments, truth, self._config.dim)
+        keys = [part.segment.keys[-1] for part in (*parts, fresh) if len(part.segment.keys)]
+        self._top = int(max(keys, default=-1))
+        self._publish(parts, fresh, seq)
+
+    # -- reading and closing -----------------------------------------------------
+
+    def stats(self) -> EngineStats:
+        """Read the engine's state. Any thread."""
+        with self._state:
+            view = self._view
+            building = self._building or self._rebuilds > 0
+            building = building or (self._work_waits() and not self._closing)
+        every = (*view.parts, view.delta)
+        return EngineStats(
+            count=sum(part.count for part in every),
+            indexed=sum(part.count for part in view.parts if part.segment.index is not None),
+            segments=[part.describe() for part in view.parts if part.segment.sealed],
+            building=building,
+            recovered=self._recovered,
+            memory_bytes=sum(part.memory_bytes for part in every),
+        )
+
+    def close(self) -> None:
+        """Stop the builder and release the vectors; does not snapshot. Idempotent."""
+        with self._state:
+            self._closing = True
+            self._state.notify_all()
+        if self._builder.is_alive():
+            self._builder.join()
+        with self._builds, self._saves, self._state:
+            self._delta = Delta(self._config.dim)
+            self._publish((), Part(self._delta.segment()), self.applied_seq)
+
+
+_NO_KEYS = np.empty(0, np.int64)
+
+
+def _whole(config: EngineConfig, name: str, default: int) -> int:
+    unknown = sorted(set(config.options) - {"delta_limit", "build_threads"})
+    if unknown:
+        raise InvalidArgument(
+            f"The local engine has no option {unknown[0]!r}. Known: build_threads, delta_limit.",
+            field=f"options.{unknown[0]}",
+        )
+    value = config.options.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidArgument(
+            f"The option {name} must be a whole number of at least 1, not {value!r}.",
+            field=f"options.{name}",
+        )
+    return value

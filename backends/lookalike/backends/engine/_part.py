@@ -1,0 +1,254 @@
+"""The parts an engine's view is made of: sealed segments and the exact delta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.backends.engine._scan import nearest
+from lookalike.backends.index.base import VectorIndex
+from lookalike.backends.types import (
+    Hits,
+    IndexSpec,
+    Keys,
+    Mask,
+    Metric,
+    Rows,
+    SearchParams,
+    Vectors,
+)
+
+FEW = 1024
+"""Up to this many allowed rows are gathered and compared whatever the share.
+Measured, 512-d: 1,024 rows take 0.24 ms, a graph search with a filter 0.3 to 1 ms."""
+FEW_SHARE = 0.05
+"""Up to this share of a part too: below it graphs and lists lose recall.
+Measured, 100,000 x 512, 1 %: HNSW finds 40 to 76 % of the filtered top ten."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Rows with rising keys, and the index over them, None while there is none.
+
+    Nothing in it ever changes. `number` is unique in the life of an engine's folder.
+    """
+
+    number: int
+    keys: Keys
+    vectors: Vectors
+    spec: IndexSpec
+    """What the index was built with, nothing left to choose."""
+    index: VectorIndex | None
+    mapped: bool = False
+    """True if `vectors` lie in a file rather than in memory."""
+    sealed: bool = True
+    """False for a frozen delta that waits for its index."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A segment as one view sees it: with the rows that were alive then."""
+
+    segment: Segment
+    live: Mask | None = None
+    """Never written to once published; None: all rows."""
+    count: int = field(default=-1)
+    """Live rows."""
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            rows = len(self.segment.keys)
+            count = rows if self.live is None else int(np.count_nonzero(self.live))
+            object.__setattr__(self, "count", count)
+
+    @property
+    def dead(self) -> int:
+        return len(self.segment.keys) - self.count
+
+    def without(self, removed: Keys) -> Part:
+        """Return this part without some keys (rising); itself if it holds none of them.
+
+        The mask is copied whole, once for each commit: 27 us for a million rows,
+        small beside the commit's own fsync, and readers need no rule at all.
+        """
+        rows = self.rows_of(removed)
+        if not len(rows):
+            return self
+        live = np.ones(len(self.segment.keys), np.bool_) if self.live is None else self.live.copy()
+        live[rows] = False
+        return replace(self, live=live, count=self.count - len(rows))
+
+    def rows_of(self, wanted: Keys) -> Rows:
+        """Return the live rows of those of the wanted keys (rising) that are here."""
+        rows = rows_of(self.segment.keys, wanted)
+        return rows if self.live is None else rows[self.live[rows]]
+
+    def live_rows(self) -> Rows:
+        """Return the live rows, rising."""
+        if self.live is None:
+            return np.arange(len(self.segment.keys), dtype=np.int64)
+        return np.flatnonzero(self.live)
+
+    def keys(self) -> Keys:
+        """Return the keys of the live rows, rising."""
+        return self.segment.keys if self.live is None else self.segment.keys[self.live]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory held, in bytes; rows that are mapped from a file do not count."""
+        segment = self.segment
+        held = segment.keys.nbytes + (0 if self.live is None else self.live.nbytes)
+        held += 0 if segment.mapped else segment.vectors.nbytes
+        return held + (0 if segment.index is None else segment.index.memory_bytes)
+
+    def describe(self) -> dict[str, object]:
+        """Return what `EngineStats.segments` says of one segment."""
+        index, algorithm = self.segment.index, self.segment.spec.algorithm
+        return {
+            "backend": "" if index is None else self.segment.spec.backend,
+            "algorithm": type(algorithm).__name__.removesuffix("Params").lower()
+            if algorithm
+            else "",
+            "count": len(self.segment.keys),
+            "live": self.count,
+            "settings": {} if index is None else index.settings,
+        }
+
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        metric: Metric,
+        allowed: Keys | None,
+        params: SearchParams,
+    ) -> tuple[Hits, int]:
+        """Return hits with keys for ids, and how many rows were allowed."""
+        rows = None if allowed is None else self.rows_of(allowed)
+        count = self.count if rows is None else len(rows)
+        if count == 0:
+            return Hits(*_nothing(len(queries)), exact=True), 0
+        hits = self._search_index(queries, k, rows, count, params)
+        if hits is None:
+            live = self.live if rows is None else None
+            hits = nearest(self.segment.vectors, queries, k, metric, rows=rows, live=live)
+        elif not hits.exact:
+            hits = self._complete(hits, queries, min(k, count), metric, rows)
+        keys = self.segment.keys
+        ids = np.where(hits.ids < 0, -1, keys[hits.ids])
+        scores = hits.scores
+        if metric is Metric.COSINE:  # rounding may have passed the ends
+            scores = np.where(hits.ids < 0, scores, np.clip(scores, -1.0, 1.0))
+        return Hits(ids, scores, hits.exact), count
+
+    def _search_index(
+        self, queries: Vectors, k: int, rows: Rows | None, count: int, params: SearchParams
+    ) -> Hits | None:
+        """Ask the index; None where comparing exactly is asked for or better."""
+        index = self.segment.index
+        if index is None or (params.exact and not index.exact):
+            return None
+        if rows is None:
+            live = self.live
+        elif count <= max(FEW, FEW_SHARE * len(self.segment.keys)):
+            return None
+        else:
+            live = np.zeros(len(self.segment.keys), np.bool_)
+            live[rows] = True
+        hits = index.search(queries, k, live=live, params=params)
+        # Columns that no query can fill are left out.
+        return Hits(hits.ids[:, :count], hits.scores[:, :count], hits.exact)
+
+    def _complete(
+        self, hits: Hits, queries: Vectors, width: int, metric: Metric, rows: Rows | None
+    ) -> Hits:
+        """Compare exactly for queries that got fewer hits than there are rows.
+
+        Graphs do that when many rows are dead or filtered away; nobody should get
+        seven answers of ten because of it.
+        """
+        short = np.flatnonzero(hits.ids[:, width - 1] < 0)
+        if not len(short):
+            return hits
+        live = self.live if rows is None else None
+        full = nearest(self.segment.vectors, queries[short], width, metric, rows=rows, live=live)
+        ids, scores = hits.ids.copy(), hits.scores.copy()
+        ids[short, :width], scores[short, :width] = full.ids, full.scores
+        return Hits(ids, scores, exact=len(short) == len(ids))
+
+
+def _nothing(q: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    return np.empty((q, 0), np.int64), np.empty((q, 0), np.float32)
+
+
+def rows_of(keys: Keys, wanted: Keys) -> Rows:
+    """Return the rising positions in `keys` of those of `wanted` that occur; both rising."""
+    if not len(keys) or not len(wanted):
+        return np.empty(0, np.int64)
+    low, high = np.searchsorted(wanted, keys[0]), np.searchsorted(wanted, keys[-1], "right")
+    wanted = wanted[low:high]
+    if len(wanted) * 8 > len(keys):
+        return np.flatnonzero(np.isin(keys, wanted, assume_unique=True))
+    places = np.searchsorted(keys, wanted)
+    found: Rows = places[keys[places] == wanted].astype(np.int64, copy=False)
+    return found
+
+
+def difference(keys: Keys, others: Keys) -> Keys:
+    """Return the rising keys that are not among the others; both rising."""
+    keep = np.ones(len(keys), np.bool_)
+    keep[rows_of(keys, others)] = False
+    return keys[keep]
+
+
+class Delta:
+    """Growing arrays of fresh rows, compared exactly. Its owner holds the writer's lock.
+
+    Rows are only appended: a part that was published earlier sees a prefix, which
+    nobody writes to any more.
+    """
+
+    def __init__(self, dim: int, reserve: int = 0) -> None:
+        self._keys = np.empty(max(reserve, 64), np.int64)
+        self._vectors = np.empty((max(reserve, 64), dim), np.float32)
+        self.rows = 0
+
+    def append(self, keys: Keys, vectors: Vectors, part: Part) -> Part:
+        """Add rows with rising keys that are new; return the part that sees them too."""
+        n = self.rows
+        if n and keys[0] < self._keys[n - 1]:
+            return self._insert(keys, vectors, part)
+        self._grow(n + len(keys))
+        self._keys[n : n + len(keys)] = keys
+        self._vectors[n : n + len(keys)] = vectors
+        self.rows = n + len(keys)
+        live = part.live
+        if live is not None:
+            live = np.concatenate([live, np.ones(len(keys), np.bool_)])
+        return replace(part, segment=self.segment(), live=live, count=part.count + len(keys))
+
+    def segment(self) -> Segment:
+        """Return the present rows as a segment that waits for its index."""
+        n = self.rows
+        return Segment(
+            -1, self._keys[:n], self._vectors[:n], IndexSpec("exact"), None, sealed=False
+        )
+
+    def _insert(self, keys: Keys, vectors: Vectors, part: Part) -> Part:
+        """Merge keys that do not rise into new arrays; rare, so simple."""
+        rows = part.live_rows()
+        all_keys = np.concatenate([part.segment.keys[rows], keys])
+        all_vectors = np.concatenate([part.segment.vectors[rows], vectors])
+        order = np.argsort(all_keys)
+        self._keys, self._vectors = all_keys[order], all_vectors[order]
+        self.rows = len(order)
+        return Part(self.segment())
+
+    def _grow(self, rows: int) -> None:
+        if rows <= len(self._keys):
+            return
+        n, room = self.rows, max(rows, 2 * len(self._keys))
+        keys, vectors = np.empty(room, np.int64), np.empty((room, self._vectors.shape[1]), "<f4")
+        keys[:n], vectors[:n] = self._keys[:n], self._vectors[:n]
+        self._keys, self._vectors = keys, vectors

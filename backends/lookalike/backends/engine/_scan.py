@@ -1,0 +1,236 @@
+"""Exact comparison of queries with the rows of one matrix, and merging of answers.
+
+Matrix products in float32 pick the candidates; their scores are then computed
+once more in float64 and rounded, so that equal vectors have equal scores
+wherever they lie. A matrix product alone does not give that: the order of its
+additions depends on a row's place in the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.backends.errors import (
+    DimensionMismatch,
+    InvalidArgument,
+    VectorNotFinite,
+    VectorZero,
+)
+from lookalike.backends.types import Hits, Mask, Metric, Rows, Vectors, normalize
+
+Scores = NDArray[np.float32]
+
+SLACK = 16
+"""Candidates beyond k: room for the rounding of the matrix product."""
+TIE_LIMIT = 4096
+"""Rows looked at when more vectors tie with the k-th than there is slack for."""
+GATHER_BYTES = 1 << 20
+"""Rows gathered at a time. Measured, 512-d: 1,024 rows 0.24 ms, 4,096 rows 1.5 ms."""
+SCORE_BYTES = 16 << 20
+"""Scores held at a time."""
+DENSE_SHARE = 0.2
+"""From this share on, comparing with all rows is cheaper than gathering some.
+Measured, 10,000 x 512: all rows 0.35 ms, 2,000 gathered rows 0.4 ms."""
+
+
+def nearest(
+    vectors: Vectors,
+    queries: Vectors,
+    k: int,
+    metric: Metric,
+    *,
+    rows: Rows | None = None,
+    live: Mask | None = None,
+) -> Hits:
+    """Find the k best of `rows` (rising; None: all) that are `live` (None: all).
+
+    Compares with every one of them; equal scores by rising row. Any thread.
+    """
+    if rows is None and live is not None:
+        rows = np.flatnonzero(live)
+    count = len(vectors) if rows is None else len(rows)
+    width = min(k, count)
+    if width == 0:
+        return Hits(*_nothing(len(queries), 0), exact=True)
+    places, _ = _candidates(vectors, queries, min(k + SLACK, count), metric, rows)
+    scores = precise_scores(vectors, queries, places, metric)
+    order = np.lexsort((places, -scores), axis=-1)
+    places = np.take_along_axis(places, order, axis=1)
+    scores = np.take_along_axis(scores, order, axis=1)
+    if places.shape[1] < count:
+        for i in np.flatnonzero(scores[:, width - 1] == scores[:, -1]):
+            places[i, :width], scores[i, :width] = _untie(
+                vectors, queries[i : i + 1], width, metric, rows, int(places[i, -1])
+            )
+    return Hits(places[:, :width].astype(np.int64), scores[:, :width], exact=True)
+
+
+def precise_scores(
+    vectors: Vectors, queries: Vectors, places: NDArray[np.int64], metric: Metric
+) -> Scores:
+    """Score (q, m) rows against their queries in float64, rounded to float32."""
+    q, m = places.shape
+    scores = np.empty((q, m), dtype=np.float32)
+    step = max(1, (32 << 20) // max(1, m * vectors.shape[1] * 8))
+    for start in range(0, q, step):
+        stop = start + step
+        gathered = vectors[places[start:stop]].astype(np.float64)
+        wide = queries[start:stop].astype(np.float64)
+        if metric is Metric.L2:
+            gathered -= wide[:, None, :]
+            values = -np.einsum("qmd,qmd->qm", gathered, gathered)
+        else:
+            values = np.matmul(gathered, wide[:, :, None])[..., 0]
+        if metric is Metric.COSINE:
+            np.clip(values, -1.0, 1.0, out=values)
+        scores[start:stop] = np.clip(values, -_LARGEST, _LARGEST)
+    return scores
+
+
+def checked(queries: Vectors, k: int, dim: int, metric: Metric) -> Vectors:
+    """Return queries that can be compared: checked, and of length 1 for cosine.
+
+    Raises InvalidArgument, DimensionMismatch, VectorNotFinite, VectorZero.
+    """
+    if k < 1:
+        raise InvalidArgument(f"k must be at least 1, not {k}.", field="limit")
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        actual = queries.shape[-1] if queries.ndim else 0
+        raise DimensionMismatch(
+            f"The collection has {dim} dimensions, the query {actual}.",
+            expected=dim,
+            actual=actual,
+        )
+    if not np.isfinite(queries).all():
+        raise VectorNotFinite("The query vector has a number that is not finite.")
+    if metric is not Metric.COSINE:
+        return np.ascontiguousarray(queries, np.float32)
+    if not queries.any(axis=1).all():
+        raise VectorZero("The query vector is zero, so it has no direction to compare.")
+    return normalize(queries)
+
+
+def merge(parts: Sequence[Hits], q: int, k: int) -> tuple[NDArray[np.int64], Scores]:
+    """Merge answers whose ids are keys to the k best keys, equal scores by rising key."""
+    if not parts:
+        return _nothing(q, k)
+    ids = np.concatenate([part.ids for part in parts], axis=1)
+    scores = np.concatenate([part.scores for part in parts], axis=1)
+    order = np.lexsort((ids, -scores, ids < 0), axis=-1)[:, :k]
+    ids = np.take_along_axis(ids, order, axis=1)
+    scores = np.take_along_axis(scores, order, axis=1)
+    if ids.shape[1] < k:
+        more_ids, more_scores = _nothing(q, k - ids.shape[1])
+        ids = np.concatenate([ids, more_ids], axis=1)
+        scores = np.concatenate([scores, more_scores], axis=1)
+    return ids, scores
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _nothing(q: int, k: int) -> tuple[NDArray[np.int64], Scores]:
+    return np.full((q, k), -1, dtype=np.int64), np.full((q, k), -np.inf, dtype=np.float32)
+
+
+def _blocks(
+    vectors: Vectors, queries: Vectors, metric: Metric, rows: Rows | None
+) -> Iterator[tuple[Rows | int, NDArray[np.floating]]]:
+    """Yield (rows, or the first of consecutive rows; (q, b) rough scores of them)."""
+    n, dim = vectors.shape
+    room = max(256, SCORE_BYTES // (4 * max(1, len(queries))))
+    if rows is not None and len(rows) < n * DENSE_SHARE:
+        step = max(1, min(room, GATHER_BYTES // (4 * dim)))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            yield some, _rough(vectors[some], queries, metric)
+        return
+    for start in range(0, n, room):
+        scores = _rough(vectors[start : start + room], queries, metric)
+        if rows is None:
+            yield start, scores
+        else:
+            low, high = np.searchsorted(rows, (start, start + room))
+            some = rows[low:high]
+            yield some, scores[:, some - start]
+
+
+def _rough(block: Vectors, queries: Vectors, metric: Metric) -> NDArray[np.floating]:
+    if metric is not Metric.L2:
+        return queries @ block.T
+    # |q|^2 + |v|^2 - 2qv loses all its digits in float32 when vectors are long and close.
+    wide, narrow = block.astype(np.float64), queries.astype(np.float64)
+    products = 2.0 * (narrow @ wide.T)
+    products -= np.einsum("nd,nd->n", wide, wide)
+    products -= np.einsum("qd,qd->q", narrow, narrow)[:, None]
+    return products
+
+
+def _candidates(
+    vectors: Vectors, queries: Vectors, width: int, metric: Metric, rows: Rows | None
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Return the rows and rough scores of the `width` best of each query, unordered."""
+    places: list[NDArray[np.int64]] = []
+    scores: list[NDArray[np.floating]] = []
+    held = 0
+    for some, block in _blocks(vectors, queries, metric, rows):
+        if block.shape[1] > width:
+            best = np.argpartition(block, block.shape[1] - width, axis=1)[:, -width:]
+            block = np.take_along_axis(block, best, axis=1)
+        else:
+            best = np.broadcast_to(np.arange(block.shape[1]), block.shape)
+        places.append(best + some if isinstance(some, int) else some[best])
+        scores.append(block)
+        held += block.shape[1]
+        if held > 8 * width and len(places) > 1:
+            places, scores = _best(places, scores, width)
+            held = width
+    places, scores = _best(places, scores, width)
+    return places[0], scores[0]
+
+
+def _best(
+    places: list[NDArray[np.int64]], scores: list[NDArray[np.floating]], width: int
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.floating]]]:
+    if len(places) == 1:
+        return places, scores
+    where = np.concatenate(places, axis=1)
+    values = np.concatenate(scores, axis=1)
+    if values.shape[1] > width:
+        best = np.argpartition(values, values.shape[1] - width, axis=1)[:, -width:]
+        where = np.take_along_axis(where, best, axis=1)
+        values = np.take_along_axis(values, best, axis=1)
+    return [where], [values]
+
+
+def _untie(
+    vectors: Vectors,
+    query: Vectors,
+    k: int,
+    metric: Metric,
+    rows: Rows | None,
+    last: int,
+) -> tuple[Rows, Scores]:
+    """Decide by row among more equal vectors than `SLACK` (many copies of one picture).
+
+    `last` is the worst candidate so far; the margin is the rounding of its product.
+    """
+    size = float(np.linalg.norm(query.astype(np.float64)))
+    reach = float(np.linalg.norm(vectors[last].astype(np.float64)))
+    floor = float(_rough(vectors[last : last + 1], query, metric)[0, 0])
+    margin = 1e-12 * (size + reach) ** 2 if metric is Metric.L2 else 2e-6 * size * reach
+    sure: list[Rows] = []
+    band: list[Rows] = []
+    for some, block in _blocks(vectors, query, metric, rows):
+        line = block[0]
+        own = np.arange(some, some + len(line)) if isinstance(some, int) else some
+        sure.append(own[line > floor + margin])
+        band.append(own[np.abs(line - floor) <= margin][:TIE_LIMIT])
+    ties = np.concatenate(band)[: TIE_LIMIT + k]
+    places = np.sort(np.concatenate([*sure, ties])).astype(np.int64)
+    scores = precise_scores(vectors, query, places[None], metric)[0]
+    order = np.lexsort((places, -scores))[:k]
+    return places[order], scores[order]
