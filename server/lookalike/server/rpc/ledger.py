@@ -1,0 +1,239 @@
+"""What is under way in one upload stream, and what its client must still be told."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lookalike.server.domain import Outcome, WriteResult
+from lookalike.server.rpc.wire_items import write_result
+from lookalike.v1 import index_service_pb2 as pb
+
+_ACKS_PER_MESSAGE = 1000
+
+
+@dataclass(slots=True)
+class _Entry:
+    """An item that is not done with; `counted` = it has a place in the window."""
+
+    epoch: int
+    size: int
+    counted: bool
+
+
+class Ledger:
+    """The accounts between the thread that reads a stream and the one that answers it.
+
+    The reader reserves places in the window, begins items, asks for flushes and
+    closes; any thread ends items; the answering thread takes messages. An item
+    keeps its place until its acknowledgement is taken, so a client that does not
+    read is not read from either; its bytes are free once it has ended.
+    """
+
+    def __init__(self, window_items: int, window_bytes: int) -> None:
+        self.failures_only = False
+        self._window_items = window_items
+        self._window_bytes = window_bytes
+        self._changed = threading.Condition()
+        self._entries: dict[int, _Entry] = {}
+        self._epoch = 0
+        self._outstanding: Counter[int] = Counter()
+        """Items under way by epoch; a flush ends an epoch. Keys rise."""
+        self._items = 0
+        self._bytes = 0
+        self._counts: Counter[Outcome] = Counter()
+        self._started: pb.UploadItemsResponse | None = None
+        self._may_tell = False
+        self._draining: pb.UploadItemsResponse | None = None
+        self._acks: list[pb.UploadAck] = []
+        self._flushes: deque[tuple[int, int]] = deque()
+        self._closed = False
+        self._summed_up = False
+        self._failure: Exception | None = None
+        self._stopped = False
+
+    # ------------------------------------------------------------- the reader
+
+    @property
+    def stopped(self) -> bool:
+        """True once nobody listens any more."""
+        return self._stopped
+
+    @property
+    def waiting_flushes(self) -> int:
+        """Flushes that were not answered."""
+        return len(self._flushes)
+
+    def start(self, message: pb.UploadItemsResponse) -> None:
+        """Say the first message; nothing else is told before it."""
+        with self._changed:
+            self._started = message
+            self._changed.notify_all()
+
+    def reserve(self, sizes: Sequence[int]) -> int:
+        """Wait for room, take places for the first n of these items, return n >= 1.
+
+        An item larger than the whole window gets through when nothing else is
+        under way. Waits until a quarter of the window is free, so that items go on
+        in groups. Returns 0 if the stream was stopped.
+        """
+        group = min(len(sizes), max(1, self._window_items // 4))
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._has_room(group))
+            if self._stopped:
+                return 0
+            count = 0
+            while count < len(sizes) and (count == 0 or self._has_room(1)):
+                self._items += 1
+                self._bytes += sizes[count]
+                count += 1
+            return count
+
+    def _has_room(self, items: int) -> bool:
+        return (
+            self._items + items <= max(self._window_items, 1) and self._bytes < self._window_bytes
+        )
+
+    def begin(self, seq: int, size: int) -> None:
+        """Enter an item of `size` bytes, for which a place was reserved."""
+        with self._changed:
+            self._entries[seq] = _Entry(self._epoch, size, counted=True)
+            self._outstanding[self._epoch] += 1
+
+    def release(self, seq: int) -> None:
+        """Give up an item's place, though the item is not done with."""
+        with self._changed:
+            entry = self._entries[seq]
+            self._items -= 1
+            self._bytes -= entry.size
+            entry.counted = False
+            self._changed.notify_all()
+
+    def regain(self, seq: int, size: int) -> None:
+        """Give an item whose place was given up the one that was reserved for it."""
+        with self._changed:
+            entry = self._entries[seq]
+            entry.size, entry.counted = size, True
+
+    def forget(self, seqs: Sequence[int]) -> None:
+        """Drop items that nobody will be told of, because the stream fails."""
+        with self._changed:
+            for seq in seqs:
+                if (entry := self._entries.pop(seq, None)) is not None:
+                    self._settle(entry)
+                    self._items -= entry.counted
+            self._changed.notify_all()
+
+    def flush(self, token: int) -> None:
+        """Ask for a word when all items begun so far have ended."""
+        with self._changed:
+            self._flushes.append((token, self._epoch))
+            self._epoch += 1
+            self._changed.notify_all()
+
+    def close(self, failure: Exception | None = None) -> None:
+        """Say that nothing more will be read; `failure` is raised after the last acknowledgement."""
+        with self._changed:
+            self._closed = True
+            self._failure = failure
+            self._changed.notify_all()
+
+    # -------------------------------------------------------------- any thread
+
+    def end(self, seq: int, result: WriteResult) -> None:
+        """Enter what became of an item."""
+        ack = None
+        if result.outcome is Outcome.FAILED or not self.failures_only:
+            ack = pb.UploadAck(seq=seq, result=write_result(result, "item"))
+        with self._changed:
+            if (entry := self._entries.pop(seq, None)) is None:
+                return
+            self._settle(entry)
+            self._counts[result.outcome] += 1
+            self._items -= entry.counted
+            if ack is not None:
+                self._items += 1
+                self._acks.append(ack)
+            self._changed.notify_all()
+
+    def _settle(self, entry: _Entry) -> None:
+        if entry.counted:
+            self._bytes -= entry.size
+        self._outstanding[entry.epoch] -= 1
+        if not self._outstanding[entry.epoch]:
+            del self._outstanding[entry.epoch]
+
+    def drain(self, grace_s: float) -> None:
+        """Tell the client that the server goes down."""
+        with self._changed:
+            self._draining = pb.UploadItemsResponse(
+                draining=pb.UploadDraining(grace_seconds=grace_s)
+            )
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Wake everyone and say nothing more: the client has gone."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    # ---------------------------------------------------- the answering thread
+
+    def take(self) -> list[pb.UploadItemsResponse]:
+        """Wait for something to tell and return it; [] at the end of the stream.
+
+        Raises the failure that the reader closed with, when all else was told.
+        """
+        with self._changed:
+            while not self._stopped:
+                if messages := self._ready():
+                    return messages
+                if self._closed and not self._entries:
+                    return self._end()
+                self._changed.wait()
+            return []
+
+    def _ready(self) -> list[pb.UploadItemsResponse]:
+        messages = []
+        if self._started is not None:
+            messages.append(self._started)
+            self._started, self._may_tell = None, True
+        if not self._may_tell:
+            return []
+        acks, self._acks = self._acks, []
+        self._items -= len(acks)
+        if acks:
+            self._changed.notify_all()  # the reader may go on
+        for i in range(0, len(acks), _ACKS_PER_MESSAGE):
+            told = pb.UploadAcks(acks=acks[i : i + _ACKS_PER_MESSAGE])
+            messages.append(pb.UploadItemsResponse(acks=told))
+        while self._flushes and not self._is_outstanding(self._flushes[0][1]):
+            token, _ = self._flushes.popleft()
+            flushed = pb.UploadFlushed(token=token, counts=self._write_counts())
+            messages.append(pb.UploadItemsResponse(flushed=flushed))
+        if self._draining is not None:
+            messages.append(self._draining)
+            self._draining = None
+        return messages
+
+    def _is_outstanding(self, epoch: int) -> bool:
+        return any(key <= epoch for key in self._outstanding)
+
+    def _end(self) -> list[pb.UploadItemsResponse]:
+        if self._failure is not None:
+            raise self._failure
+        if self._summed_up:
+            return []
+        self._summed_up = True
+        return [pb.UploadItemsResponse(summary=pb.UploadSummary(counts=self._write_counts()))]
+
+    def _write_counts(self) -> pb.UploadCounts:
+        return pb.UploadCounts(
+            created=self._counts[Outcome.CREATED],
+            updated=self._counts[Outcome.UPDATED],
+            unchanged=self._counts[Outcome.UNCHANGED],
+            skipped=self._counts[Outcome.SKIPPED],
+            failed=self._counts[Outcome.FAILED],
+        )

@@ -1,0 +1,116 @@
+"""What the gRPC layer asks of the domain: the only methods that it calls.
+
+Structural types, so that the layer can be read and tested without the rest.
+`deadline` is an absolute `time.monotonic()` or None; every method may be called
+on any thread and raises the errors of `lookalike.backends.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from lookalike.backends.errors import LookalikeError
+from lookalike.backends.types import IndexSpec
+from lookalike.server.domain import (
+    Answer,
+    CollectionConfig,
+    CollectionInfo,
+    Embedded,
+    Filter,
+    Item,
+    Job,
+    Json,
+    ModelInfo,
+    NewItem,
+    Query,
+    SearchOptions,
+    StoredImage,
+    View,
+    WriteMode,
+    WriteResult,
+)
+
+
+class Collection(Protocol):
+    def get(self, item_id: str, view: View) -> Item: ...
+
+    def list(self, where: Filter, after_id: str, count: int, view: View) -> list[Item]: ...
+
+    def count(self, where: Filter) -> int: ...
+
+    def update_metadata(self, item_id: str, metadata: Json, replace: bool) -> Item: ...
+
+    def delete(self, ids: Sequence[str], *, dry_run: bool) -> int: ...
+
+    def delete_where(self, where: Filter, *, dry_run: bool) -> int: ...
+
+    def image(self, item_id: str, original: bool) -> StoredImage: ...
+
+
+class Library(Protocol):
+    @property
+    def ready(self) -> bool: ...
+
+    def create_collection(self, config: CollectionConfig, exist_ok: bool) -> CollectionInfo: ...
+
+    def describe(self, name: str) -> CollectionInfo: ...
+
+    def list_collections(self, after: str, count: int) -> list[CollectionInfo]: ...
+
+    def delete_collection(self, name: str, missing_ok: bool) -> int: ...
+
+    def collection(self, name: str, *, create: bool = False) -> Collection: ...
+
+
+class Ingest(Protocol):
+    def submit(
+        self,
+        collection: str,
+        items: Sequence[NewItem],
+        mode: WriteMode,
+        *,
+        deadline: float | None,
+        bulk: bool,
+        done: Callable[[int, WriteResult], None],
+    ) -> None: ...
+
+
+class Searcher(Protocol):
+    def search(
+        self, collection: str, query: Query, options: SearchOptions, *, deadline: float | None
+    ) -> Answer: ...
+
+    def search_batch(
+        self,
+        requests: Sequence[tuple[str, Query, SearchOptions]],
+        *,
+        deadline: float | None,
+    ) -> list[Answer | LookalikeError]: ...
+
+
+class Embedding(Protocol):
+    def embed(
+        self, model: str, inputs: Sequence[str | bytes], *, deadline: float | None
+    ) -> tuple[ModelInfo, list[Embedded | LookalikeError]]: ...
+
+
+class Models(Protocol):
+    @property
+    def default(self) -> str: ...
+
+    def list(self) -> list[ModelInfo]: ...
+
+    def get(self, name: str) -> object: ...
+
+
+class Jobs(Protocol):
+    def rebuild(self, collection: str, spec: IndexSpec | None, reembed: bool) -> Job: ...
+
+    def get(self, job_id: str) -> Job: ...
+
+    def list(self, collection: str, after: str, count: int) -> list[Job]: ...
+
+    def watch(self, job_id: str) -> Iterator[Job]: ...
+
+    def cancel(self, job_id: str) -> Job: ...

@@ -1,0 +1,60 @@
+"""SystemService: what this server is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+from lookalike.server.limits import Limits
+from lookalike.server.rpc.ports import Library, Models
+from lookalike.server.rpc.wire import write_time
+from lookalike.v1 import system_service_pb2 as pb
+from lookalike.v1 import system_service_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What does not change while a server runs."""
+
+    version: str
+    start_time: float
+    """Seconds since the epoch."""
+    backends: tuple[str, ...]
+    """Index backends that can be used, the default one first."""
+    engine: str
+
+
+class SystemService(system_service_pb2_grpc.SystemServiceServicer):
+    """Tells what this server is."""
+
+    def __init__(
+        self, facts: ServerFacts, library: Library, models: Models, limits: Limits
+    ) -> None:
+        self._facts = facts
+        self._library = library
+        self._models = models
+        self._limits = limits
+
+    def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
+    ) -> pb.GetServerInfoResponse:
+        """Say version, limits and backends."""
+        limits = self._limits
+        return pb.GetServerInfoResponse(
+            version=self._facts.version,
+            start_time=write_time(self._facts.start_time),
+            backends=self._facts.backends,
+            limits=pb.Limits(
+                max_message_bytes=limits.max_message_bytes,
+                max_image_bytes=limits.max_image_bytes,
+                max_image_pixels=limits.max_image_pixels,
+                max_batch_size=limits.max_batch_size,
+                max_search_limit=limits.max_search_limit,
+                max_metadata_bytes=limits.max_metadata_bytes,
+                max_uploads=limits.max_uploads,
+            ),
+            default_model=self._models.default,
+            engine=self._facts.engine,
+            ready=self._library.ready,
+        )

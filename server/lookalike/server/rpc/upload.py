@@ -1,0 +1,327 @@
+"""IndexService.UploadItems: one thread reads, the call's own thread answers.
+
+What ends a stream (its status says why, after the acknowledgements of what was
+under way):
+  * a first message that is not `start`, or a second `start`;
+  * a message without content, a batch without items or with too many;
+  * a seq that does not rise: nothing of its batch is taken in;
+  * a chunk of an item that was not announced as chunked, or is complete;
+  * more unfinished chunked items, or unanswered flushes, than are allowed;
+  * a collection that is not there, or not any more.
+What only fails its item (the acknowledgement says why, the stream goes on):
+  * everything about the item itself: id, picture, vector, metadata, sha256;
+  * a chunk at the wrong offset, a chunked file that is too large or never
+    completed; the item's further chunks are passed over until its last.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import grpc
+
+from lookalike.backends.errors import (
+    Draining,
+    ImageUndecodable,
+    InvalidArgument,
+    LookalikeError,
+    SeqNotIncreasing,
+    TooManyUploads,
+    UploadNotStarted,
+)
+from lookalike.server.domain import NewItem, Outcome, WriteMode, WriteResult
+from lookalike.server.limits import Limits
+from lookalike.server.rpc.chunks import (
+    Assembly,
+    ByteBudget,
+    Unfinished,
+    check_sha256,
+    put_together,
+)
+from lookalike.server.rpc.ledger import Ledger
+from lookalike.server.rpc.ports import Ingest, Library
+from lookalike.server.rpc.wire import WRITE_MODES, check_batch, read_enum, read_name
+from lookalike.server.rpc.wire_items import read_item, read_sha256, short_id
+from lookalike.v1 import index_service_pb2 as pb
+
+_MAX_FLUSHES = 1000
+_RETRY_S = 5.0
+
+
+class Uploads:
+    """The upload streams of a server: how many there are, and how they end. Any thread."""
+
+    def __init__(self, library: Library, ingest: Ingest, limits: Limits) -> None:
+        self._library = library
+        self._ingest = ingest
+        self._limits = limits
+        self._budget = ByteBudget(limits.max_uploads * limits.upload_window_bytes)
+        self._lock = threading.Lock()
+        self._ledgers: set[Ledger] = set()
+        self._draining = False
+
+    @property
+    def count(self) -> int:
+        """Streams that are open."""
+        return len(self._ledgers)
+
+    def run(
+        self, requests: Iterator[pb.UploadItemsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.UploadItemsResponse]:
+        """Serve one stream. Raises TooManyUploads, Draining, and whatever ends the stream."""
+        ledger = Ledger(self._limits.upload_window_items, self._limits.upload_window_bytes)
+        self._enter(ledger)
+        try:
+            if not context.add_callback(ledger.stop):
+                return
+            reader = _Reader(self._library, self._ingest, self._limits, self._budget, ledger)
+            threading.Thread(
+                target=reader.run, args=(requests,), name="upload-reader", daemon=True
+            ).start()
+            while messages := ledger.take():
+                for message in messages:
+                    if ledger.stopped:
+                        return
+                    yield message
+        finally:
+            ledger.stop()
+            with self._lock:
+                self._ledgers.discard(ledger)
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new streams and ask the open ones to end within `grace_s` seconds."""
+        with self._lock:
+            self._draining = True
+            ledgers = list(self._ledgers)
+        for ledger in ledgers:
+            ledger.drain(grace_s)
+
+    def check_open(self) -> None:
+        """Raise Draining if the server is going down: lasting calls end then."""
+        if self._draining:
+            raise Draining(
+                "The server is going down; call again when it is back.", retry_after_s=_RETRY_S
+            )
+
+    def _enter(self, ledger: Ledger) -> None:
+        with self._lock:
+            self.check_open()
+            if len(self._ledgers) >= self._limits.max_uploads:
+                raise TooManyUploads(
+                    f"{len(self._ledgers)} uploads are open, which is the most. Try again when "
+                    "one has ended, or use UpsertItems.",
+                    retry_after_s=_RETRY_S,
+                    limit=self._limits.max_uploads,
+                )
+            self._ledgers.add(ledger)
+
+
+class _Reader:
+    """The reading side of one stream, on a thread of its own."""
+
+    def __init__(
+        self,
+        library: Library,
+        ingest: Ingest,
+        limits: Limits,
+        budget: ByteBudget,
+        ledger: Ledger,
+    ) -> None:
+        self._library = library
+        self._ingest = ingest
+        self._limits = limits
+        self._ledger = ledger
+        self._collection = ""
+        self._mode = WriteMode.UPSERT
+        self._last_seq = 0
+        self._chunked = Assembly(limits, budget)
+
+    def run(self, requests: Iterator[pb.UploadItemsRequest]) -> None:
+        """Read to the end of the stream, or to what ends it."""
+        failure: Exception | None = None
+        try:
+            self._start(next(requests, None))
+            for message in requests:
+                if self._ledger.stopped:
+                    break
+                self._handle(message)
+            self._fail_unfinished()
+        except grpc.RpcError:  # the client has gone
+            self._ledger.stop()
+        except Exception as error:  # raised again on the thread of the call
+            failure = error
+        finally:
+            self._ledger.forget([seq for seq, _, _ in self._chunked.alive()])
+            self._chunked.clear()
+            self._ledger.close(failure)
+
+    # ---------------------------------------------------------------- messages
+
+    def _start(self, message: pb.UploadItemsRequest | None) -> None:
+        if message is None or message.WhichOneof("message") != "start":
+            raise UploadNotStarted(
+                "The first message of an upload must be `start`.", field="message"
+            )
+        start = message.start
+        self._collection = read_name(start.collection, "start.collection")
+        self._mode = read_enum(start.write_mode, WRITE_MODES, "start.write_mode")
+        self._library.collection(self._collection, create=True)
+        self._ledger.failures_only = start.failures_only
+        self._ledger.start(
+            pb.UploadItemsResponse(
+                started=pb.UploadStarted(
+                    window_items=self._limits.upload_window_items,
+                    window_bytes=self._limits.upload_window_bytes,
+                    max_message_bytes=self._limits.max_message_bytes,
+                    max_image_bytes=self._limits.max_image_bytes,
+                )
+            )
+        )
+
+    def _handle(self, message: pb.UploadItemsRequest) -> None:
+        match message.WhichOneof("message"):
+            case "batch":
+                self._take_batch(message.batch.items)
+            case "chunk":
+                self._take_chunk(message.chunk)
+            case "flush":
+                if self._ledger.waiting_flushes >= _MAX_FLUSHES:
+                    raise InvalidArgument(
+                        f"{_MAX_FLUSHES} flushes wait for their answer already.", field="flush"
+                    )
+                self._ledger.flush(message.flush.token)
+            case "start":
+                raise InvalidArgument("`start` comes once, as the first message.", field="start")
+            case None:
+                raise InvalidArgument(
+                    "The message is empty; set one of batch, chunk, flush.", field="message"
+                )
+
+    def _take_batch(self, items: Sequence[pb.UploadItem]) -> None:
+        check_batch(len(items), self._limits.max_upload_batch, "batch.items")
+        self._check_unfinished(sum(item.chunked for item in items))
+        self._check_seqs(items)
+        sizes = [item.ByteSize() for item in items]
+        taken = 0
+        while taken < len(items):
+            count = self._ledger.reserve(sizes[taken:])
+            if count == 0:
+                return
+            self._take_group(items[taken : taken + count], sizes[taken : taken + count])
+            taken += count
+
+    def _check_unfinished(self, more: int) -> None:
+        if len(self._chunked) + more > self._limits.max_open_chunked:
+            raise InvalidArgument(
+                f"{len(self._chunked) + more} chunked items would be unfinished; "
+                f"{self._limits.max_open_chunked} is the most. Finish some before the next.",
+                field="batch.items",
+                limit=self._limits.max_open_chunked,
+            )
+
+    def _check_seqs(self, items: Sequence[pb.UploadItem]) -> None:
+        last = self._last_seq
+        for i, item in enumerate(items):
+            if item.seq <= last:
+                raise SeqNotIncreasing(
+                    f"The seq {item.seq} follows {last}; each must be greater than the one "
+                    "before it, and the first at least 1.",
+                    field=f"batch.items[{i}].seq",
+                    seq=item.seq,
+                )
+            last = item.seq
+        self._last_seq = last
+
+    def _take_group(self, items: Sequence[pb.UploadItem], sizes: Sequence[int]) -> None:
+        """Take in items whose places are reserved."""
+        ready: list[tuple[int, NewItem]] = []
+        for item, size in zip(items, sizes, strict=True):
+            self._ledger.begin(item.seq, size)
+        for item in items:
+            try:
+                if item.chunked:
+                    self._announce(item)
+                else:
+                    ready.append((item.seq, self._read_whole(item)))
+            except LookalikeError as error:
+                self._fail(item.seq, error, item.item.id)
+        self._submit(ready)
+
+    def _read_whole(self, item: pb.UploadItem) -> NewItem:
+        new = read_item(item.item, self._limits, "item")
+        expected = read_sha256(item.sha256, "sha256")
+        if expected and new.image is None:
+            raise InvalidArgument("A sha256 is of an image, and there is none.", field="sha256")
+        if new.image is not None:
+            check_sha256(new.image, expected)
+        return new
+
+    # ------------------------------------------------------------------ chunks
+
+    def _announce(self, item: pb.UploadItem) -> None:
+        unfinished = self._chunked.announce(item.seq)
+        unfinished.sha256 = read_sha256(item.sha256, "sha256")
+        unfinished.item = read_item(item.item, self._limits, "item", chunked=True)
+        # Its pieces have a budget of their own: in the window, they could fill it
+        # and keep out the very piece that would complete them.
+        self._ledger.release(item.seq)
+
+    def _take_chunk(self, chunk: pb.UploadChunk) -> None:
+        unfinished = self._chunked.find(chunk.seq)
+        if unfinished.item is not None:
+            try:
+                self._chunked.append(unfinished, chunk)
+            except LookalikeError as error:
+                self._fail(chunk.seq, error, unfinished.item.id)
+                self._chunked.fail(unfinished)
+        if chunk.last:
+            if unfinished.item is not None:
+                self._complete(chunk.seq, unfinished, unfinished.item)
+            self._chunked.finish(chunk.seq)
+
+    def _complete(self, seq: int, unfinished: Unfinished, item: NewItem) -> None:
+        if not self._ledger.reserve([unfinished.size]):
+            return
+        self._ledger.regain(seq, unfinished.size)
+        try:
+            whole = put_together(unfinished, item)
+        except LookalikeError as error:
+            self._fail(seq, error, item.id)
+        else:
+            self._submit([(seq, whole)])
+
+    def _fail_unfinished(self) -> None:
+        """Fail what the client left unfinished when it closed its side."""
+        for seq, unfinished, item in self._chunked.alive():
+            error = ImageUndecodable(
+                f"The upload ended after {unfinished.size} bytes, before the last piece.",
+                field="item.image",
+            )
+            self._fail(seq, error, item.id)
+
+    # ----------------------------------------------------------------- onwards
+
+    def _submit(self, ready: Sequence[tuple[int, NewItem]]) -> None:
+        if not ready:
+            return
+        seqs = [seq for seq, _ in ready]
+        try:
+            self._ingest.submit(
+                self._collection,
+                [item for _, item in ready],
+                self._mode,
+                deadline=None,
+                bulk=True,
+                done=partial(self._done, seqs),
+            )
+        except Exception:
+            self._ledger.forget(seqs)
+            raise
+
+    def _done(self, seqs: Sequence[int], i: int, result: WriteResult) -> None:
+        self._ledger.end(seqs[i], result)
+
+    def _fail(self, seq: int, error: LookalikeError, item_id: str) -> None:
+        self._ledger.end(seq, WriteResult(short_id(item_id, self._limits), Outcome.FAILED, error))

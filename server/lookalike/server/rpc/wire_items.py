@@ -1,0 +1,121 @@
+"""Items between the wire and the domain: what owners give, what is stored, what became of it."""
+
+from __future__ import annotations
+
+import re
+
+from lookalike.backends.errors import IdMissing, ImageUndecodable, InvalidArgument
+from lookalike.server.domain import (
+    ImageRecord,
+    Item,
+    NewItem,
+    Outcome,
+    View,
+    WriteResult,
+)
+from lookalike.server.limits import Limits, check_id, check_image_bytes
+from lookalike.server.rpc.status import in_band
+from lookalike.server.rpc.wire import read_metadata, write_json, write_time
+from lookalike.server.rpc.wire_vectors import read_vector, write_vector
+from lookalike.v1 import index_service_pb2, types_pb2
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+OUTCOMES = {
+    Outcome.CREATED: index_service_pb2.WRITE_OUTCOME_CREATED,
+    Outcome.UPDATED: index_service_pb2.WRITE_OUTCOME_UPDATED,
+    Outcome.UNCHANGED: index_service_pb2.WRITE_OUTCOME_UNCHANGED,
+    Outcome.SKIPPED: index_service_pb2.WRITE_OUTCOME_SKIPPED,
+    Outcome.FAILED: index_service_pb2.WRITE_OUTCOME_FAILED,
+}
+
+
+def read_item(
+    message: index_service_pb2.ItemInput, limits: Limits, at: str, *, chunked: bool = False
+) -> NewItem:
+    """Return an item whose every part was checked; `chunked`: its image comes later.
+
+    Raises IdMissing, IdInvalid, ImageUndecodable, ImageTooLarge, DimensionMismatch,
+    VectorNotFinite, MetadataTooLarge, InvalidArgument, with the field's path.
+    """
+    has_image = message.HasField("image")
+    if chunked and has_image:
+        raise InvalidArgument(
+            "A chunked item's image comes in chunks; leave `image` out.", field=f"{at}.image"
+        )
+    if message.id:
+        check_id(message.id, limits, f"{at}.id")
+    elif not (has_image or chunked):
+        raise IdMissing("An item without an image needs an id.", field=f"{at}.id")
+    has_vector = message.HasField("vector")
+    if not (has_image or has_vector or chunked):
+        raise InvalidArgument("An item needs an image, a vector, or both.", field=at)
+    return NewItem(
+        id=message.id,
+        image=read_image(message.image, limits, f"{at}.image") if has_image else None,
+        vector=read_vector(message.vector, limits, f"{at}.vector") if has_vector else None,
+        metadata=read_metadata(message.metadata, limits, f"{at}.metadata"),
+    )
+
+
+def read_image(message: types_pb2.Image, limits: Limits, at: str) -> bytes:
+    """Return an image file's bytes. Raises InvalidArgument, ImageUndecodable, ImageTooLarge."""
+    if message.WhichOneof("source") is None:
+        raise InvalidArgument("The image has no source; set `data`.", field=at)
+    data = message.data  # each look at it makes a copy
+    if not data:
+        raise ImageUndecodable("The image file is empty.", field=f"{at}.data")
+    check_image_bytes(len(data), limits, f"{at}.data")
+    return data
+
+
+def read_sha256(text: str, field: str) -> str:
+    """Return a SHA-256 in lower case, or "" if none was given. Raises InvalidArgument."""
+    if text and not _SHA256.fullmatch(text):
+        raise InvalidArgument("A SHA-256 has 64 hex digits.", field=field)
+    return text.lower()
+
+
+def read_item_id(item_id: str, limits: Limits, field: str) -> str:
+    """Return the id of an item that should be there. Raises IdMissing, IdInvalid."""
+    check_id(item_id, limits, field)
+    return item_id
+
+
+def short_id(item_id: str, limits: Limits) -> str:
+    """Return the beginning of an id that may be far too long, to say which item failed."""
+    return item_id.encode()[: limits.max_id_bytes].decode("utf-8", "ignore")
+
+
+def write_item(item: Item, view: View) -> types_pb2.Item:
+    """Return a stored item with what the view shows."""
+    if view is View.ID:
+        return types_pb2.Item(id=item.id)
+    return types_pb2.Item(
+        id=item.id,
+        metadata=write_json(item.metadata),
+        image=None if item.image is None else _write_image(item.image),
+        vector=None if item.vector is None or view is not View.FULL else write_vector(item.vector),
+        create_time=write_time(item.create_time),
+        update_time=write_time(item.update_time),
+    )
+
+
+def _write_image(image: ImageRecord) -> types_pb2.ImageInfo:
+    return types_pb2.ImageInfo(
+        width=image.width,
+        height=image.height,
+        media_type=image.media_type,
+        size_bytes=image.size_bytes,
+        sha256=image.sha256,
+        has_thumbnail=image.has_thumbnail,
+        has_original=image.has_original,
+    )
+
+
+def write_result(result: WriteResult, at: str = "") -> index_service_pb2.WriteResult:
+    """Return what became of the item at `at` ("items[3]")."""
+    return index_service_pb2.WriteResult(
+        id=result.id,
+        outcome=OUTCOMES[result.outcome],
+        error=None if result.error is None else in_band(result.error, at),
+    )
