@@ -23,16 +23,17 @@ _VOCABULARY = (
     "spiece.model",
     "tokenizer.json",
     "tokenizer.model",
-    "vocab.json",
     "vocab.txt",
 )
+_PAIR = {"vocab.json", "merges.txt"}
+"""Are a vocabulary together."""
 _SETTINGS = (
     "added_tokens.json",
     "config.json",
-    "merges.txt",
-    *_PREPROCESSING,
     "special_tokens_map.json",
     "tokenizer_config.json",
+    *_PAIR,
+    *_PREPROCESSING,
     *_VOCABULARY,
 )
 """Every file beside the weights that changes a vector."""
@@ -78,7 +79,8 @@ class Checkpoint:
     @property
     def has_vocabulary(self) -> bool:
         """Whether a tokenizer can be read; without one, transformers would make an empty one."""
-        return any((self.folder / name).is_file() for name in _VOCABULARY)
+        found = {name for name in _SETTINGS if (self.folder / name).is_file()}
+        return not found.isdisjoint(_VOCABULARY) or found >= _PAIR
 
     @property
     def has_preprocessing(self) -> bool:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
-from lookalike.backends.embed._checkpoint import Checkpoint, refuse_incomplete
+from lookalike.backends.embed._checkpoint import Checkpoint
+from lookalike.backends.embed._clip_load import Parts, Settings, explained, load, quiet
 from lookalike.backends.embed.base import Embedder, EmbedderOptions, TextEmbedder, TextVectors
-from lookalike.backends.errors import BackendUnavailable, ModelInvalid
+from lookalike.backends.errors import ModelInvalid
 from lookalike.backends.types import Prepared, RgbImage, Vectors
 
-_ADAPTER = "clip/1"
-"""Version of what this module itself does to pictures and texts; part of every space."""
-_BACKEND = "pil"
-"""transformers' image processing; the torchvision one gives other pixels."""
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_EXTRA = ("offline", "precision", "revision")
-_MAX_RATIO = 16
+_MAX_RATIO = 64
 """Longer side over shorter side, beyond which the ends are cut off before resizing."""
 _WIDTH_STEP = 8
 """Texts are padded to a multiple of this many tokens: few shapes, so memory stays flat."""
@@ -56,7 +41,7 @@ class ClipEmbedder(Embedder):
     of a hub name.
     """
 
-    def __init__(self, parts: _Parts) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._model = parts.model
         self._processor = parts.processor
         self._device = parts.device
@@ -77,13 +62,13 @@ class ClipEmbedder(Embedder):
         Raises ModelInvalid for a checkpoint that is absent, incomplete, pickled or of
         an unknown kind, BackendUnavailable for a device that is not there.
         """
-        settings = _Settings.read(options)
-        with _loading, _quiet():
+        settings = Settings.read(options)
+        with _loading, quiet():
             checkpoint = Checkpoint.find(
                 options.model, offline=settings.offline, revision=settings.revision
             )
-            with _explained(checkpoint):
-                parts = _load(checkpoint, settings)
+            with explained(checkpoint):
+                parts = load(checkpoint, settings)
                 kind = ClipEmbedder if parts.tokenizer is None else ClipTextEmbedder
                 embedder = kind(parts)
                 # In a thread that ends with it: OpenMP keeps a pool for each thread that computed.
@@ -140,7 +125,7 @@ class ClipEmbedder(Embedder):
 class ClipTextEmbedder(ClipEmbedder, TextEmbedder):
     """A model that puts pictures and texts into one space."""
 
-    def __init__(self, parts: _Parts) -> None:
+    def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._tokenizer = parts.tokenizer
         text = getattr(parts.model.config, "text_config", parts.model.config)
@@ -186,111 +171,6 @@ class ClipTextEmbedder(ClipEmbedder, TextEmbedder):
         _check_apart(vectors, "texts", "tokenizer does not belong to its weights")
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    device: torch.device
-    precision: str
-    threads: int
-    offline: bool
-    revision: str | None
-
-    @classmethod
-    def read(cls, options: EmbedderOptions) -> Self:
-        extra = options.extra
-        _check_names(extra)
-        precision = extra.get("precision", "fp32")
-        if precision not in _PRECISIONS:
-            raise ModelInvalid(
-                f"The precision {precision!r} is unknown. Use one of {', '.join(_PRECISIONS)}."
-            )
-        revision = extra.get("revision")
-        return cls(
-            device=_device(options.device),
-            precision=str(precision),
-            threads=options.threads or len(os.sched_getaffinity(0)),
-            offline=bool(extra.get("offline", False)),
-            revision=None if revision is None else str(revision),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    model: Any
-    processor: Any
-    tokenizer: Any
-    """None: the model knows pictures only."""
-    device: torch.device
-    dtype: torch.dtype
-    threads: int
-    space: str
-
-
-def _load(checkpoint: Checkpoint, settings: _Settings) -> _Parts:
-    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    model, report = AutoModel.from_pretrained(
-        checkpoint.folder,
-        dtype=torch.float32,  # the default would be the file's own precision
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # so that they are reported, and refused here by name
-        output_loading_info=True,
-        **source,
-    )
-    refuse_incomplete(checkpoint.name, report["missing_keys"], report["mismatched_keys"])
-    if not checkpoint.has_preprocessing:
-        raise ModelInvalid(
-            "The checkpoint has no preprocessor_config.json, so how to prepare pictures is not "
-            "known. Copy the file from where the checkpoint comes from."
-        )
-    processor = AutoImageProcessor.from_pretrained(checkpoint.folder, backend=_BACKEND, **source)
-    tokenizer = None
-    if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
-        if not checkpoint.has_vocabulary:
-            raise ModelInvalid(
-                "The checkpoint has no tokenizer files (tokenizer.json, or vocab.json and "
-                "merges.txt). Copy them from where the checkpoint comes from."
-            )
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **source)
-    dtype = _PRECISIONS[settings.precision]
-    space = checkpoint.fingerprint(_ADAPTER, type(processor).__name__, _BACKEND, settings.precision)
-    return _Parts(
-        model.to(settings.device, dtype),
-        processor,
-        tokenizer,
-        settings.device,
-        dtype,
-        settings.threads,
-        f"clip/{space}",
-    )
-
-
-def _check_names(extra: Mapping[str, object]) -> None:
-    for name in extra:
-        if name not in _EXTRA:
-            near = difflib.get_close_matches(name, _EXTRA, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ModelInvalid(
-                f"The clip embedder has no setting {name!r}.{hint} It knows: {', '.join(_EXTRA)}."
-            )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ModelInvalid(f"The device {name!r} is unknown. Use auto, cpu, cuda or cuda:N.")
-    count = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= count:
-        raise BackendUnavailable(
-            f"The device {name!r} is not there: torch sees {count} CUDA devices. Use auto or cpu, "
-            "or install a driver and a torch built for CUDA."
-        )
-    return device
-
-
 def _vectors(output: Any, count: int) -> Vectors:
     """Take the pooled vectors out of what a model returned."""
     # transformers 4 returned the tensor itself, 5 wraps it.
@@ -332,49 +212,3 @@ def _without_far_ends(image: RgbImage) -> RgbImage:
         return image
     top, left = max(0, height - most) // 2, max(0, width - most) // 2
     return np.ascontiguousarray(image[top : top + most, left : left + most])
-
-
-@contextmanager
-def _explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn whatever loading raises into ModelInvalid; transformers raises almost anything."""
-    try:
-        yield
-    except (ModelInvalid, BackendUnavailable):
-        raise
-    except ImportError as error:
-        raise ModelInvalid(
-            f"The checkpoint {checkpoint.name!r} needs a library that is not installed. "
-            f"{_one_line(error, checkpoint)}",
-            model=checkpoint.name,
-        ) from error
-    except Exception as error:
-        raise ModelInvalid(
-            f"The checkpoint {checkpoint.name!r} cannot be loaded as an image encoder "
-            f"({type(error).__name__}: {_one_line(error, checkpoint)}). Use a CLIP, SigLIP or "
-            "DINOv2 checkpoint in the layout of transformers.",
-            model=checkpoint.name,
-        ) from error
-
-
-def _one_line(error: Exception, checkpoint: Checkpoint) -> str:
-    text = " ".join(str(error).split()).replace(str(checkpoint.folder), "the folder")
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and reports out of the log, for the time of a load."""
-    verbosity = transformers_logging.get_verbosity()
-    has_bars = transformers_logging.is_progress_bar_enabled()
-    had_hub_bars = not are_progress_bars_disabled()
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if has_bars:
-            transformers_logging.enable_progress_bar()
-        if had_hub_bars:
-            enable_progress_bars()
