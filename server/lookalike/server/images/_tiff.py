@@ -99,41 +99,56 @@ def _directory(data: bytes, layout: _Layout) -> dict[int, _Entry]:
     return entries
 
 
+def _raw(data: bytes, layout: _Layout, entry: _Entry) -> bytes:
+    """Return the bytes of an entry's values, from the entry itself or from where it points."""
+    kind, number, value = entry
+    size = _SIZES[kind] * number
+    if size <= len(value):
+        return value[:size]
+    (offset,) = struct.unpack(layout.offset, value)
+    return data[offset : offset + size]
+
+
 def _first(data: bytes, layout: _Layout, entry: _Entry) -> int | None:
     """Return the first value of an entry of whole numbers, None for other types."""
-    kind, number, value = entry
-    code = _CODES.get(kind)
+    code = _CODES.get(entry[0])
     if code is None:
         return None
-    if _SIZES[kind] * number <= len(value):
-        return int(struct.unpack_from(layout.order + code, value)[0])
-    (offset,) = struct.unpack(layout.offset, value)
-    return int(struct.unpack_from(layout.order + code, data, offset)[0])
+    return int(struct.unpack_from(layout.order + code, _raw(data, layout, entry))[0])
 
 
 def _essence(
     data: bytes, layout: _Layout, entries: dict[int, _Entry], values: dict[int, int | None]
 ) -> bytes:
-    """Return the file with a directory of the tags above at its end, and no other."""
-    kept = []
+    """Return the file as a classic TIFF whose one directory, at the end, has the tags above.
+
+    A BigTIFF becomes a classic one too: no file here reaches the 4 GB that need it.
+    """
+    order = layout.order
+    kept: list[tuple[int, int, int, bytes]] = []
     for tag in sorted(entries):
-        kind, number, value = entries[tag]
+        kind, number, _ = entries[tag]
         first = values[tag]
         if tag in _SINGLE and first is not None and first < 2**32:
-            word = struct.pack(layout.order + "I", first).ljust(len(value), b"\0")
-            kept.append(struct.pack(layout.entry, tag, 4, 1, word))
+            kept.append((tag, 4, 1, struct.pack(order + "I", first)))
         elif tag in _PIECES or tag in _LISTS:
             if number > _LISTS.get(tag, _MAX_PIECES):
                 raise undecodable(f"has {number} values of TIFF tag {tag}")
-            kept.append(struct.pack(layout.entry, tag, kind, number, value))
+            raw = _raw(data, layout, entries[tag])
+            if kind == 16:  # struct.error where a value needs its eight bytes
+                kind = 4
+                raw = struct.pack(f"{order}{number}I", *struct.unpack(f"{order}{number}Q", raw))
+            kept.append((tag, kind, number, raw))
     pad = b"\0" * (len(data) & 1)
-    start = 16 if layout.big else 8
-    return b"".join([
-        data[: start - struct.calcsize(layout.offset)],
-        struct.pack(layout.offset, len(data) + len(pad)),
-        memoryview(data)[start:],
-        pad,
-        struct.pack(layout.count, len(kept)),
-        *kept,
-        struct.pack(layout.offset, 0),
-    ])  # fmt: skip
+    start = len(data) + len(pad)
+    end = start + 2 + 12 * len(kept) + 4
+    directory, tables = [struct.pack(order + "H", len(kept))], []
+    for tag, kind, number, raw in kept:
+        value = raw.ljust(4, b"\0")
+        if len(value) > 4:
+            value = struct.pack(order + "I", end)
+            tables.append(raw.ljust(len(raw) + (len(raw) & 1), b"\0"))
+            end += len(tables[-1])
+        directory.append(struct.pack(order + "HHI4s", tag, kind, number, value))
+    head = struct.pack(order + "2sHI", data[:2], 42, start)
+    return b"".join([head, memoryview(data)[8:], pad, *directory, b"\0\0\0\0", *tables])
