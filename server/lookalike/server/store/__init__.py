@@ -1,0 +1,6 @@
+"""The store: the truth of a server, durable before it is acknowledged."""
+
+from lookalike.server.store._store import Store
+from lookalike.server.store._transaction import Transaction
+
+__all__ = ["Store", "Transaction"]

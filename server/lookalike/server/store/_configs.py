@@ -1,0 +1,93 @@
+"""Collection settings as JSON, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lookalike.backends.types import (
+    Algorithm,
+    FlatParams,
+    HnswParams,
+    IndexSpec,
+    IvfParams,
+    Metric,
+)
+from lookalike.server.domain import CollectionConfig, CollectionRecord, Job, JobState, Retention
+
+_ALGORITHMS: Mapping[str, type[Algorithm]] = {
+    "flat": FlatParams,
+    "hnsw": HnswParams,
+    "ivf": IvfParams,
+}
+
+
+def encode_config(config: CollectionConfig) -> str:
+    """Return all but the name as JSON."""
+    return json.dumps(
+        {
+            "description": config.description,
+            "model": config.model,
+            "metric": config.metric.value,
+            "index": None if config.index is None else _encode_index(config.index),
+            "dimension": config.dimension,
+            "retention": config.retention.value,
+        },
+        ensure_ascii=False,
+        sort_keys=True,
+    )
+
+
+def to_collection(row: tuple[Any, ...]) -> CollectionRecord:
+    """Make the record of a row (number, name, config, space, create_us)."""
+    number, name, text, space, create_us = row
+    fields = json.loads(text)
+    index = fields["index"]
+    return CollectionRecord(
+        number=number,
+        config=CollectionConfig(
+            name=name,
+            description=fields["description"],
+            model=fields["model"],
+            metric=Metric(fields["metric"]),
+            index=None if index is None else _decode_index(index),
+            dimension=fields["dimension"],
+            retention=Retention(fields["retention"]),
+        ),
+        space=space,
+        create_time=create_us / 1e6,
+    )
+
+
+def to_job(row: tuple[Any, ...]) -> Job:
+    """Make the job of a row of the table's columns from `id` on."""
+    job_id, kind, collection, state, *rest = row
+    return Job(job_id, kind, collection, JobState(state), *rest)
+
+
+def _encode_index(spec: IndexSpec) -> dict[str, object]:
+    algorithm: dict[str, object] | None = None
+    for name, cls in _ALGORITHMS.items():
+        if isinstance(spec.algorithm, cls):
+            algorithm = {"kind": name, **asdict(spec.algorithm)}
+    return {
+        "backend": spec.backend,
+        "algorithm": algorithm,
+        "options": dict(spec.options),
+        "metric": spec.metric.value,
+    }
+
+
+def _decode_index(fields: dict[str, Any]) -> IndexSpec:
+    algorithm: Algorithm | None = None
+    if fields["algorithm"] is not None:
+        settings = dict(fields["algorithm"])
+        algorithm = _ALGORITHMS[settings.pop("kind")](**settings)
+    return IndexSpec(
+        backend=fields["backend"],
+        algorithm=algorithm,
+        options=fields["options"],
+        metric=Metric(fields["metric"]),
+    )

@@ -1,0 +1,220 @@
+"""Opens the files of a store: the lock, the database, its schema, connections to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import apsw
+
+from lookalike.backends.errors import DataLoss, FailedPrecondition, Unavailable
+from lookalike.server.store._errors import translated
+
+APPLICATION_ID = 0x6C6F6F6B  # "look"
+PAGE_BYTES = 8192
+"""Three 512-d vectors fit on a page; on pages of 4096 bytes half of each is empty."""
+_WRITER_CACHE_KIB = 64 * 1024
+_READER_CACHE_KIB = 8 * 1024
+_BUSY_MS = 5000
+_IDLE_READERS = 16
+
+_READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
+_CREATE = _READ_WRITE | apsw.SQLITE_OPEN_CREATE
+
+
+def check_sqlite() -> None:
+    """Refuse a SQLite that can lose commits (the WAL-reset race, fixed in 3.51.3; 3.52.0)."""
+    version = apsw.sqlite_lib_version()
+    numbers = tuple(int(part) for part in version.split("."))
+    if numbers < (3, 51, 3) or numbers == (3, 52, 0):
+        raise FailedPrecondition(
+            f"SQLite {version} can lose data; install apsw 3.51.3 or later (not 3.52.0)."
+        )
+
+
+def lock(directory: Path) -> int:
+    """Take the data folder for this process; return the descriptor that holds it.
+
+    Makes the folder if there is none. Raises FailedPrecondition if another process
+    has it, or if it cannot be written.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"The data folder cannot be used ({error.strerror}); choose another with --data, "
+            "or give the server the right to write there."
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        raise FailedPrecondition(
+            "another server is using this data folder; stop it or choose another --data"
+        ) from error
+    return file
+
+
+def migrations() -> Sequence[str]:
+    """Return the numbered SQL files in order; the first makes version 1."""
+    folder = resources.files(__package__) / "schema"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
+def open_writer(
+    path: Path, vfs: str | None, scripts: Sequence[str], now_us: int
+) -> apsw.Connection:
+    """Open the database for the one who writes, made or brought up to date if need be.
+
+    Raises FailedPrecondition (newer version, not ours), DataLoss.
+    """
+    if not path.exists():
+        _create(path, vfs, scripts, now_us)
+    with translated():
+        db = apsw.Connection(str(path), flags=_READ_WRITE, vfs=vfs)
+        try:
+            _check_ours(db)
+            db.set_busy_timeout(_BUSY_MS)
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if db.pragma("journal_mode", "wal") != "wal":
+                raise FailedPrecondition("The data folder's file system has no shared memory.")
+            _configure(db, _WRITER_CACHE_KIB)
+            db.pragma("synchronous", "full")
+            _migrate(db, scripts)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def open_reader(path: Path, vfs: str | None) -> apsw.Connection:
+    """Open a connection that can only read and never checkpoints."""
+    db = apsw.Connection(str(path), flags=_READ_WRITE, vfs=vfs)
+    db.set_busy_timeout(_BUSY_MS)
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    db.wal_autocheckpoint(0)
+    _configure(db, _READER_CACHE_KIB)
+    db.pragma("query_only", True)
+    return db
+
+
+def _configure(db: apsw.Connection, cache_kib: int) -> None:
+    db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    db.pragma("foreign_keys", True)
+    db.pragma("cache_size", -cache_kib)
+    db.pragma("cell_size_check", True)
+    # A mapped file that is cut or fails under the reader is a SIGBUS, not an error.
+    db.pragma("mmap_size", 0)
+
+
+def _check_ours(db: apsw.Connection) -> None:
+    if db.pragma("application_id") != APPLICATION_ID:
+        if db.execute("SELECT count(*) FROM sqlite_schema").get == 0:
+            raise DataLoss(
+                "The store's database is empty or its beginning is damaged. Restore a backup, "
+                "or remove it from the data folder to begin with an empty store."
+            )
+        raise FailedPrecondition(
+            "The data folder holds another program's database; choose another --data."
+        )
+
+
+def _create(path: Path, vfs: str | None, scripts: Sequence[str], now_us: int) -> None:
+    """Make the database under another name first: one that is there is complete."""
+    if path.with_name(path.name + "-wal").exists():
+        raise DataLoss(
+            "The store's database is gone, but its log is there. Restore a backup, or remove "
+            "the log from the data folder to begin with an empty store."
+        )
+    fresh = path.with_name(path.name + ".new")
+    for leftover in (fresh, fresh.with_name(fresh.name + "-journal")):
+        leftover.unlink(missing_ok=True)
+    with translated():
+        db = apsw.Connection(str(fresh), flags=_CREATE, vfs=vfs)
+        try:
+            db.pragma("page_size", PAGE_BYTES)
+            db.pragma("application_id", APPLICATION_ID)
+            _migrate(db, scripts)
+            db.execute(
+                "INSERT INTO meta (one, uuid, create_us, seq, next_key) VALUES (1, ?, ?, 0, 1)",
+                (str(uuid.uuid4()), now_us),
+            )
+        finally:
+            db.close()
+    fresh.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _migrate(db: apsw.Connection, scripts: Sequence[str]) -> None:
+    """Bring the schema up to date, each step with its version in one transaction."""
+    version = db.pragma("user_version")
+    if version > len(scripts):
+        raise FailedPrecondition(
+            f"The data folder was written by a newer server (version {version} of the format; "
+            f"this one knows {len(scripts)}). Use that server, or choose another --data."
+        )
+    for number, script in enumerate(scripts[version:], version + 1):
+        db.execute(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT")
+
+
+class Readers:
+    """Connections for reading, lent to whoever reads. Any thread."""
+
+    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+        self._connect = connect
+        self._idle: list[apsw.Connection] = []
+        self._lent = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def lend(self) -> Iterator[apsw.Connection]:
+        """Lend a connection for one short read; errors of apsw become those of lookalike."""
+        with self._changed:
+            if self._closed:
+                raise Unavailable("The store is closed.")
+            self._lent += 1
+            db = self._idle.pop() if self._idle else None
+        sound = False
+        try:
+            with translated():
+                if db is None:
+                    db = self._connect()
+                yield db
+            sound = True
+        finally:
+            self._take_back(db, sound)
+
+    def close(self) -> None:
+        """Close all connections, those that are lent when they come back; wait for them."""
+        with self._changed:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            for db in idle:
+                db.close()
+            self._changed.wait_for(lambda: self._lent == 0)
+
+    def _take_back(self, db: apsw.Connection | None, sound: bool) -> None:
+        with self._changed:
+            # A read that failed half-way may still hold its snapshot: not kept.
+            keep = sound and not self._closed and len(self._idle) < _IDLE_READERS
+            if db is not None:
+                if keep:
+                    self._idle.append(db)
+                else:
+                    db.close(True)
+            self._lent -= 1
+            self._changed.notify_all()
