@@ -1,0 +1,131 @@
+"""The Python client of lookalike.
+
+    from lookalike.client import Client, F
+
+    with Client("localhost:50051") as client:
+        client.upload("photos")
+        for hit in client.search(image="cat.jpg", where=F.year > 2020):
+            print(hit.score, hit.id)
+
+The names are imported when they are first used, so that a command line which only
+prints its help does not wait for gRPC and numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lookalike.client._calls import NewItem, Query
+    from lookalike.client._results import (
+        Collection,
+        Embeddings,
+        Flat,
+        Health,
+        Hit,
+        Hnsw,
+        ImageInfo,
+        IndexSegment,
+        IndexSpec,
+        IndexStatus,
+        Item,
+        ItemImage,
+        Ivf,
+        Job,
+        Limits,
+        Model,
+        SearchInfo,
+        SearchResult,
+        ServerInfo,
+        UploadProgress,
+        UploadReport,
+        WriteOutcome,
+        WriteResult,
+    )
+    from lookalike.client._sync import Client
+    from lookalike.client._vectors import vector_array, vector_message
+    from lookalike.client.errors import LookalikeError
+    from lookalike.client.filters import F
+    from lookalike.client.local_server import LocalServer
+
+_HOMES = {
+    "_calls": ("NewItem", "Query"),
+    "_results": (
+        "Collection",
+        "Embeddings",
+        "Flat",
+        "Health",
+        "Hit",
+        "Hnsw",
+        "ImageInfo",
+        "IndexSegment",
+        "IndexSpec",
+        "IndexStatus",
+        "Item",
+        "ItemImage",
+        "Ivf",
+        "Job",
+        "Limits",
+        "Model",
+        "SearchInfo",
+        "SearchResult",
+        "ServerInfo",
+        "UploadProgress",
+        "UploadReport",
+        "WriteOutcome",
+        "WriteResult",
+    ),
+    "_sync": ("Client",),
+    "_vectors": ("vector_array", "vector_message"),
+    "errors": ("LookalikeError",),
+    "filters": ("F",),
+    "local_server": ("LocalServer",),
+}
+
+__all__ = [
+    "Client",
+    "Collection",
+    "Embeddings",
+    "F",
+    "Flat",
+    "Health",
+    "Hit",
+    "Hnsw",
+    "ImageInfo",
+    "IndexSegment",
+    "IndexSpec",
+    "IndexStatus",
+    "Item",
+    "ItemImage",
+    "Ivf",
+    "Job",
+    "Limits",
+    "LocalServer",
+    "LookalikeError",
+    "Model",
+    "NewItem",
+    "Query",
+    "SearchInfo",
+    "SearchResult",
+    "ServerInfo",
+    "UploadProgress",
+    "UploadReport",
+    "WriteOutcome",
+    "WriteResult",
+    "vector_array",
+    "vector_message",
+]
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            value: object = getattr(import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,147 @@
+"""The connection: options, retries, health. No call of the API is known here."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import grpc
+
+from lookalike.client._results import Health
+from lookalike.client.errors import LookalikeError
+from lookalike.v1 import (
+    embed_service_pb2,
+    embed_service_pb2_grpc,
+    index_service_pb2,
+    index_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+    system_service_pb2,
+    system_service_pb2_grpc,
+)
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""As the server's own; gRPC's 4 MiB is less than one picture may have."""
+
+_FILES = (embed_service_pb2, index_service_pb2, search_service_pb2, system_service_pb2)
+_STUBS = {
+    "EmbedService": embed_service_pb2_grpc.EmbedServiceStub,
+    "IndexService": index_service_pb2_grpc.IndexServiceStub,
+    "SearchService": search_service_pb2_grpc.SearchServiceStub,
+    "SystemService": system_service_pb2_grpc.SystemServiceStub,
+}
+
+
+def retryable_methods() -> list[dict[str, str]]:
+    """Return the methods that may be sent twice, as the protos mark them.
+
+    Uploads are left out: their stream is replayed by what was acknowledged.
+    """
+    return [
+        {"service": service.full_name, "method": method.name}
+        for file in _FILES
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.GetOptions().idempotency_level and not method.client_streaming
+    ]
+
+
+def service_config() -> str:
+    """Return gRPC's settings for retries: UNAVAILABLE only, with back-off and a budget.
+
+    The budget (retryThrottling) stops retries while more than about one call in ten
+    fails, so that retries never add to an overload.
+    """
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps(
+        {
+            "methodConfig": [{"name": retryable_methods(), "retryPolicy": policy}],
+            "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+        }
+    )
+
+
+def channel_options() -> list[tuple[str, Any]]:
+    """Return the options of the channel.
+
+    Keepalive: 60 s and 20 s. Servers cut off clients that ping more often than they
+    allow (300 s by default in gRPC while nothing is under way), so only with calls.
+    """
+    return [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config", service_config()),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        # A client of one address in one process shares no connection with another one.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+
+class Connection:
+    """One channel, opened when first used. Any thread."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stubs: dict[str, Any] = {}
+        self._is_closed = False
+
+    def method(self, service: str, name: str) -> Any:
+        """Return the callable of an RPC, IndexService.GetItem say."""
+        with self._lock:
+            channel = self._open()
+            if service not in self._stubs:
+                self._stubs[service] = _STUBS[service](channel)
+        return getattr(self._stubs[service], name)
+
+    def health(self, service: str, timeout_s: float) -> Health:
+        """Ask grpc.health.v1; raises grpc.RpcError.
+
+        The two messages have one field each and are read and written here, which
+        spares every client the package that has their classes.
+        """
+        with self._lock:
+            check: Any = self._open().unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=lambda name: _string_field(name.encode()),
+                response_deserializer=lambda data: data,
+            )
+        answer: bytes = check(service, timeout=timeout_s)
+        known = {b"\x08\x01": Health.SERVING, b"\x08\x02": Health.NOT_SERVING}
+        return known.get(answer, Health.UNKNOWN)
+
+    def close(self) -> None:
+        """Close the channel; calls under way fail."""
+        with self._lock:
+            channel, self._channel, self._is_closed = self._channel, None, True
+            self._stubs.clear()
+        if channel is not None:
+            channel.close()
+
+    def _open(self) -> grpc.Channel:
+        if self._is_closed:
+            raise LookalikeError("This client is closed; make a new one.", reason="CLIENT_CLOSED")
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(
+                self.address, options=channel_options(), compression=grpc.Compression.NoCompression
+            )
+        return self._channel
+
+
+def _string_field(data: bytes) -> bytes:
+    """Field 1 as a string of less than 128 bytes, or nothing if it is empty."""
+    return b"\n" + bytes([len(data)]) + data if data else b""

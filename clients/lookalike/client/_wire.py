@@ -1,0 +1,231 @@
+"""Messages to values: what an answer of the server means. Pure.
+
+A value of an enum that this client does not know becomes "unknown": servers may be
+newer than clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from lookalike.client import _results as results
+from lookalike.client._json import from_struct
+from lookalike.client._vectors import vector_array
+from lookalike.client.errors import InvalidArgument, LookalikeError, make_error
+from lookalike.v1 import (
+    embed_service_pb2,
+    index_service_pb2,
+    search_service_pb2,
+    system_service_pb2,
+    types_pb2,
+)
+
+
+def enum_word(enum: Any, value: int, prefix: str) -> str:
+    """Return "cosine" for METRIC_COSINE, "unknown" for what this client does not know."""
+    try:
+        name: str = enum.Name(value)
+    except ValueError:
+        return "unknown"
+    word = name.removeprefix(prefix).lower()
+    return "unknown" if word == "unspecified" else word
+
+
+def enum_value(enum: Any, word: str, prefix: str, field: str) -> Any:
+    """Return METRIC_COSINE for "cosine"; an empty word is the unspecified value.
+
+    Raises:
+        InvalidArgument: no such word; the message lists those there are.
+    """
+    name = prefix + (str(word) or "unspecified").replace("-", "_").upper()
+    names: list[str] = enum.keys()
+    if name in names:
+        return enum.Value(name)
+    known = ", ".join(n.removeprefix(prefix).lower() for n in names[1:])
+    raise InvalidArgument(f"{field} cannot be {word!r}; it is one of {known}.", field=field)
+
+
+def time_of(message: Any, field: str) -> datetime | None:
+    """Return a Timestamp field as an aware datetime in UTC; None if it is not set."""
+    if not message.HasField(field):
+        return None
+    stamp: Timestamp = getattr(message, field)
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def error_of(message: types_pb2.Error) -> LookalikeError:
+    """Return the error of one of many things in a request."""
+    return make_error(
+        message.code,
+        message.reason,
+        message.message,
+        field=message.field,
+        metadata=dict(message.metadata),
+    )
+
+
+# ------------------------------------------------------------------ items
+
+
+def image_info(message: types_pb2.ImageInfo) -> results.ImageInfo:
+    return results.ImageInfo(
+        width=message.width,
+        height=message.height,
+        media_type=message.media_type,
+        size_bytes=message.size_bytes,
+        sha256=message.sha256,
+        has_thumbnail=message.has_thumbnail,
+        has_original=message.has_original,
+    )
+
+
+def _item_fields(message: types_pb2.Item) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "metadata": from_struct(message.metadata),
+        "image": image_info(message.image) if message.HasField("image") else None,
+        "vector": vector_array(message.vector) if message.HasField("vector") else None,
+        "create_time": time_of(message, "create_time"),
+        "update_time": time_of(message, "update_time"),
+    }
+
+
+def item(message: types_pb2.Item) -> results.Item:
+    return results.Item(**_item_fields(message))
+
+
+def search_result(message: search_service_pb2.SearchResponse) -> results.SearchResult:
+    hits = tuple(results.Hit(score=hit.score, **_item_fields(hit.item)) for hit in message.hits)
+    info = message.info
+    return results.SearchResult(
+        hits,
+        results.SearchInfo(
+            exact=info.exact,
+            matched_count=info.matched_count if info.HasField("matched_count") else None,
+            truncated=info.truncated,
+            embed_ms=info.embed_ms,
+            index_ms=info.index_ms,
+            total_ms=info.total_ms,
+        ),
+    )
+
+
+def batch_results(
+    message: search_service_pb2.BatchSearchResponse,
+) -> tuple[results.SearchResult | LookalikeError, ...]:
+    return tuple(
+        error_of(one.error) if one.HasField("error") else search_result(one.response)
+        for one in message.results
+    )
+
+
+def write_result(message: index_service_pb2.WriteResult, source: str = "") -> results.WriteResult:
+    word = enum_word(index_service_pb2.WriteOutcome, message.outcome, "WRITE_OUTCOME_")
+    error = error_of(message.error) if message.HasField("error") else None
+    return results.WriteResult(message.id, results.WriteOutcome(word), error, source)
+
+
+# ------------------------------------------------------------- collections
+
+
+def index_spec(message: index_service_pb2.IndexSpec) -> results.IndexSpec:
+    algorithm: results.Flat | results.Hnsw | results.Ivf | None = None
+    match message.WhichOneof("algorithm"):
+        case "flat":
+            algorithm = results.Flat()
+        case "hnsw":
+            hnsw = message.hnsw
+            algorithm = results.Hnsw(hnsw.m, hnsw.ef_construction, hnsw.ef_search)
+        case "ivf":
+            algorithm = results.Ivf(message.ivf.nlist, message.ivf.nprobe)
+    return results.IndexSpec(message.backend, algorithm, from_struct(message.backend_options))
+
+
+def _index_status(message: index_service_pb2.IndexStatus) -> results.IndexStatus:
+    segments = tuple(
+        results.IndexSegment(s.backend, from_struct(s.settings), s.count, s.live_count)
+        for s in message.segments
+    )
+    return results.IndexStatus(
+        message.indexed_count, segments, message.building, message.memory_bytes
+    )
+
+
+def collection(message: index_service_pb2.Collection) -> results.Collection:
+    v1 = index_service_pb2
+    return results.Collection(
+        name=message.name,
+        description=message.description,
+        model=message.model,
+        metric=enum_word(types_pb2.Metric, message.metric, "METRIC_"),
+        index=index_spec(message.index),
+        dimension=message.dimension,
+        image_retention=enum_word(v1.ImageRetention, message.image_retention, "IMAGE_RETENTION_"),
+        model_fingerprint=message.model_fingerprint,
+        state=enum_word(v1.CollectionState, message.state, "COLLECTION_STATE_"),
+        item_count=message.item_count,
+        create_time=time_of(message, "create_time"),
+        index_status=_index_status(message.index_status),
+    )
+
+
+def job(message: index_service_pb2.Job) -> results.Job:
+    return results.Job(
+        id=message.id,
+        kind=enum_word(index_service_pb2.JobKind, message.kind, "JOB_KIND_"),
+        collection=message.collection,
+        state=enum_word(index_service_pb2.JobState, message.state, "JOB_STATE_"),
+        done_count=message.done_count,
+        total_count=message.total_count,
+        phase=message.phase,
+        error=error_of(message.error) if message.HasField("error") else None,
+        create_time=time_of(message, "create_time"),
+        start_time=time_of(message, "start_time"),
+        end_time=time_of(message, "end_time"),
+    )
+
+
+# ------------------------------------------------------ models and the server
+
+
+def model(message: embed_service_pb2.Model) -> results.Model:
+    return results.Model(
+        name=message.name,
+        dimension=message.dimension,
+        modalities=tuple(
+            enum_word(embed_service_pb2.Modality, m, "MODALITY_") for m in message.modalities
+        ),
+        fingerprint=message.fingerprint,
+        is_default=message.is_default,
+        loaded=message.loaded,
+        device=message.device,
+    )
+
+
+def models(messages: Sequence[embed_service_pb2.Model]) -> tuple[results.Model, ...]:
+    return tuple(map(model, messages))
+
+
+def server_info(message: system_service_pb2.GetServerInfoResponse) -> results.ServerInfo:
+    limits = message.limits
+    return results.ServerInfo(
+        version=message.version,
+        start_time=time_of(message, "start_time"),
+        backends=tuple(message.backends),
+        limits=results.Limits(
+            max_message_bytes=limits.max_message_bytes,
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+            max_batch_size=limits.max_batch_size,
+            max_search_limit=limits.max_search_limit,
+            max_metadata_bytes=limits.max_metadata_bytes,
+            max_uploads=limits.max_uploads,
+        ),
+        default_model=message.default_model,
+        engine=message.engine,
+        ready=message.ready,
+    )
