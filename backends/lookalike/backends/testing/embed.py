@@ -1,0 +1,192 @@
+"""What every embedder must do: subclass `EmbedderConformance` in a test file.
+
+    class TestMine(EmbedderConformance):
+        embedder_cls = MyEmbedder
+
+One that needs a checkpoint overrides the fixture `options`; one that is made in
+another way than by `open` overrides the fixture `embedder`. A claim that cannot
+hold is not deleted but overridden with `@pytest.mark.xfail(reason=...)`.
+
+Troubleshooting: every test says in its docstring what a failure usually means.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from lookalike.backends.embed.base import Embedder, EmbedderOptions, TextEmbedder
+from lookalike.backends.types import RgbImage, Vectors
+
+SAME = 0.99999
+"""Cosine that two vectors of one picture reach at least."""
+
+
+def dead_leaves(rng: np.random.Generator, height: int = 96, width: int = 128) -> RgbImage:
+    """Make a picture of overlapping striped discs of random size, place and colour.
+
+    Such pictures have edges and colours in about the proportions of photographs
+    (Lee, Mumford & Huang, "Occlusion models for natural images", IJCV 2001).
+    """
+    y, x = np.mgrid[0:height, 0:width]
+    picture = np.broadcast_to(rng.uniform(40, 215, 3), (height, width, 3)).copy()
+    for _ in range(40):
+        radius = min(0.05 * rng.pareto(1.5) + 0.04, 0.4) * max(height, width)
+        cy, cx, turn = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, np.pi)
+        inside = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+        along = x[inside] * np.cos(turn) + y[inside] * np.sin(turn)
+        stripes = rng.uniform(0, 40) * np.sin(along * rng.uniform(0.1, 0.8))
+        picture[inside] = rng.uniform(0, 255, 3) + stripes[:, None]
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def cosines(left: Vectors, right: Vectors) -> Vectors:
+    """Return (n,) cosines of the rows of two (n, dim) matrices."""
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    products = np.einsum("ij,ij->i", a, b)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray(products / lengths, dtype=np.float32)
+
+
+class EmbedderConformance:
+    """The contract of `Embedder`, as tests. Subclasses name the class."""
+
+    embedder_cls: ClassVar[type[Embedder]]
+    seed: ClassVar[int] = 20240607
+
+    @pytest.fixture
+    def options(self) -> EmbedderOptions:
+        return EmbedderOptions(device="cpu")
+
+    @pytest.fixture
+    def embedder(self, options: EmbedderOptions) -> Iterator[Embedder]:
+        opened = self.embedder_cls.open(options)
+        yield opened
+        opened.close()
+
+    @pytest.fixture
+    def pictures(self) -> list[RgbImage]:
+        sys.stdout.write(f"seed {self.seed}\n")
+        rng = np.random.default_rng(self.seed)
+        sizes = [(96, 128), (128, 96), (200, 300), (64, 64)] * 8
+        return [dead_leaves(rng, height, width) for height, width in sizes]
+
+    def test_vectors_are_finite_float32_rows_of_the_named_dimension(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: cast to float32 last, and find `dim` by embedding, not from a config."""
+        vectors = embedder.embed_images(pictures[:5])
+        assert vectors.shape == (5, embedder.dim)
+        assert vectors.dtype == np.float32
+        assert vectors.flags.c_contiguous
+        assert np.isfinite(vectors).all()
+        assert (np.linalg.norm(vectors, axis=1) > 1e-6).all()
+
+    def test_no_pictures_give_no_rows(self, embedder: Embedder) -> None:
+        """Troubleshooting: `embed_images` answers this itself; do not override it."""
+        assert embedder.embed_images([]).shape == (0, embedder.dim)
+
+    def test_different_pictures_differ(self, embedder: Embedder, pictures: list[RgbImage]) -> None:
+        """Troubleshooting: a constant vector means that weights or pixels are not used."""
+        vectors = embedder.embed_images(pictures[:8])
+        for row in range(1, 8):
+            assert cosines(vectors[:1], vectors[row : row + 1])[0] < SAME
+
+    def test_a_batch_of_one_equals_a_batch_of_many(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: batch normalisation in training mode, padding that is attended to."""
+        together = embedder.embed_images(pictures)
+        alone = np.concatenate([embedder.embed_images([picture]) for picture in pictures])
+        assert cosines(together, alone).min() >= SAME
+
+    def test_order_in_a_batch_is_kept(self, embedder: Embedder, pictures: list[RgbImage]) -> None:
+        """Troubleshooting: sorting by size for speed must be undone at the end."""
+        forward = embedder.embed_images(pictures[:6])
+        backward = embedder.embed_images(pictures[:6][::-1])
+        assert cosines(forward, backward[::-1]).min() >= SAME
+
+    def test_preparing_on_eight_threads_equals_preparing_on_one(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: a scratch buffer on the instance is shared; make it per call."""
+        alone = embedder.embed_prepared([embedder.prepare(picture) for picture in pictures])
+        with ThreadPoolExecutor(8, "conformance") as pool:
+            rounds = list(pool.map(embedder.prepare, pictures * 4))
+        for start in range(0, len(rounds), len(pictures)):
+            together = embedder.embed_prepared(rounds[start : start + len(pictures)])
+            assert cosines(alone, together).min() >= SAME
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (4000, 10), (2, 3), (7, 129)])
+    @pytest.mark.parametrize("fill", ["noise", "black", "white"])
+    def test_odd_pictures_have_vectors_too(
+        self, embedder: Embedder, shape: tuple[int, int], fill: str
+    ) -> None:
+        """Troubleshooting: divide by a length or a deviation only after a look at zero."""
+        rng = np.random.default_rng(self.seed)
+        picture = {
+            "noise": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+            "black": np.zeros((*shape, 3), np.uint8),
+            "white": np.full((*shape, 3), 255, np.uint8),
+        }[fill]
+        vector = embedder.embed_images([picture])
+        assert vector.shape == (1, embedder.dim)
+        assert np.isfinite(vector).all()
+        assert np.linalg.norm(vector) > 1e-6
+
+    def test_the_picture_is_left_as_it_was(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: work on a copy; pictures may be read-only and shared."""
+        picture = pictures[0].copy()
+        picture.flags.writeable = False
+        embedder.embed_images([picture])
+        np.testing.assert_array_equal(picture, pictures[0])
+
+    def test_opening_twice_gives_the_same_space_and_the_same_vectors(
+        self, embedder: Embedder, options: EmbedderOptions, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: no clock, object id or unseeded number may enter either."""
+        again = type(embedder).open(options)
+        try:
+            assert again.space == embedder.space != ""
+            assert again.dim == embedder.dim > 0
+            first, second = embedder.embed_images(pictures[:4]), again.embed_images(pictures[:4])
+            assert cosines(first, second).min() >= SAME
+        finally:
+            again.close()
+
+    def test_what_the_server_plans_with_is_set(self, embedder: Embedder) -> None:
+        """Troubleshooting: set `device`, `decode_side` and `max_batch` in `open`."""
+        assert embedder.device
+        assert embedder.decode_side >= 0
+        assert embedder.max_batch >= 1
+
+    def test_texts_have_vectors_beside_the_pictures(self, embedder: Embedder) -> None:
+        """Troubleshooting: report a text as truncated exactly when words of it were not read."""
+        if not isinstance(embedder, TextEmbedder):
+            pytest.skip("this embedder does not read texts")
+        short, long = "a red bicycle", "a red bicycle " * 400
+        found = embedder.embed_texts([short, long, short])
+        assert found.vectors.shape == (3, embedder.dim)
+        assert found.vectors.dtype == np.float32
+        assert np.isfinite(found.vectors).all()
+        assert found.truncated == [False, True, False]
+        assert cosines(found.vectors[:1], found.vectors[2:])[0] >= SAME
+        alone = embedder.embed_texts([short])
+        assert cosines(found.vectors[:1], alone.vectors)[0] >= SAME
+
+    def test_no_claim_is_overridden_without_a_reason(self) -> None:
+        """Troubleshooting: mark the override with `@pytest.mark.xfail(reason="...")`."""
+        for name, claim in vars(EmbedderConformance).items():
+            own = getattr(type(self), name)
+            if name.startswith("test_") and own is not claim:
+                marks = [mark for mark in getattr(own, "pytestmark", []) if mark.name == "xfail"]
+                assert any(mark.kwargs.get("reason") for mark in marks), (
+                    f"{name} is overridden without xfail(reason=...)"
+                )
