@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.index import auto
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.registry import indexes
-from lookalike.backends.types import IndexSpec, Keys, Metric, Progress, Vectors
+from lookalike.backends.types import IndexSpec, Keys, Progress, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +24,6 @@ BLOCK_ROWS = 8192
 
 class Abandoned(Exception):
     """Raised by the progress of a background build that nobody waits for any more."""
-
-
-def choose(spec: IndexSpec, metric: Metric, count: int, dim: int) -> IndexSpec:
-    """Return what to build for so many vectors, nothing left to choose."""
-    return auto.choose(replace(spec, metric=metric), max(1, count), dim)
 
 
 def plan(parts: Sequence[Part]) -> list[Part]:
@@ -84,7 +78,7 @@ def build_segment(
             vectors, mapped = _in_memory(len(keys), dim, blocks()), False
         index: VectorIndex | None = None
         try:
-            spec = choose(spec, spec.metric, len(keys), dim)
+            spec = auto.choose(spec, len(keys), dim)
             cls = indexes.resolve(spec.backend)
             index = cls.build(spec, vectors, threads=threads, progress=progress)
         except Abandoned:

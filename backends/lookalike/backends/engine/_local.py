@@ -19,7 +19,6 @@ from lookalike.backends.engine._build import (
     DEAD_SHARE,
     Abandoned,
     build_segment,
-    choose,
     plan,
 )
 from lookalike.backends.engine._part import Delta, Part, Segment, difference
@@ -33,7 +32,7 @@ from lookalike.backends.errors import (
     Unavailable,
     VectorNotFinite,
 )
-from lookalike.backends.registry import indexes
+from lookalike.backends.index import auto
 from lookalike.backends.types import (
     Changes,
     Hits,
@@ -119,12 +118,10 @@ class LocalEngine(Engine):
 
         Hits are min(k, live keys that are allowed) wide, and always that many.
         Raises InvalidArgument, DimensionMismatch, VectorNotFinite, VectorZero
-        (cosine), Unavailable (closed).
+        (cosine).
         """
         view = self._view
         queries = checked(queries, k, self._config.dim, self._config.metric)
-        if self._closing:
-            raise Unavailable("The collection is being closed. Try again in a moment.")
         params = params or SearchParams()
         metric = self._config.metric
         found: list[Hits] = []
@@ -202,8 +199,7 @@ class LocalEngine(Engine):
         BackendUnavailable, Unavailable (closed).
         """
         spec = replace(spec, metric=self._config.metric)
-        chosen = choose(spec, spec.metric, self.stats().count, self._config.dim)
-        indexes.resolve(chosen.backend).check(chosen, self._config.dim)
+        auto.check(spec, self._config.dim)
         with self._state:
             self._rebuilds += 1
         try:
@@ -365,15 +361,19 @@ class LocalEngine(Engine):
         )
 
     def close(self) -> None:
-        """Stop the builder and release the vectors; does not snapshot. Idempotent."""
+        """Stop the builder and wait for it; does not snapshot. Idempotent.
+
+        A search that comes too late is still answered from the last view: who
+        swaps one engine for another need not make searches fail. The vectors go
+        with the last reference to the engine.
+        """
         with self._state:
             self._closing = True
             self._state.notify_all()
         if self._builder.is_alive():
             self._builder.join()
-        with self._builds, self._saves, self._state:
-            self._delta = Delta(self._config.dim)
-            self._publish((), Part(self._delta.segment()), self.applied_seq)
+        with self._builds, self._saves:
+            pass  # a rebuild that was stopped has removed its files
 
 
 _NO_KEYS = np.empty(0, np.int64)

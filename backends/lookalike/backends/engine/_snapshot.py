@@ -203,12 +203,11 @@ class Disk:
 
     def write_rows(self, number: int, keys: Keys, dim: int, blocks: Iterator[Vectors]) -> Vectors:
         """Write a new segment's rows durably; return its vectors, mapped. Raises OSError."""
-        with self._lock:
-            self._building[number] = None
         folder = self._directory / f"building-{number:08d}"
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
+        with self._lock:
             folder.mkdir(parents=True)
+            self._building[number] = None
+        try:
             record = _write_rows(folder / ROWS, keys, dim, blocks)
             mapped = _map(folder / ROWS, len(keys), dim)
         except BaseException:
@@ -264,9 +263,10 @@ class Disk:
             return record
         folder = self._directory / f"building-{segment.number:08d}"
         files: dict[str, FileRecord] = {}
-        if rows := self._building.get(segment.number):
+        rows = self._building.get(segment.number)
+        if rows is not None and (folder / ROWS).is_file():
             files[ROWS] = rows
-        else:
+        else:  # the disk had no room for them, or someone removed them
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             files[ROWS] = _write_rows(

@@ -1,0 +1,452 @@
+"""How the local engine builds, merges and swaps its segments."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine_parts import (
+    BrokenIndex,
+    ForgetfulIndex,
+    Opens,
+    PlainIndex,
+    SlowIndex,
+    opener,
+)
+from lookalike.backends.engine import _part
+from lookalike.backends.engine._local import LocalEngine
+from lookalike.backends.engine._part import difference, rows_of
+from lookalike.backends.errors import (
+    DimensionMismatch,
+    InvalidArgument,
+    Unavailable,
+    VectorNotFinite,
+    VectorZero,
+)
+from lookalike.backends.testing.scene import NO_KEYS, Scene
+from lookalike.backends.types import Changes, IndexSpec, Metric, SearchParams, Vectors
+
+
+@pytest.fixture
+def opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opens]:
+    SlowIndex.begun.clear()
+    SlowIndex.go_on.clear()
+    open_scene, scenes = opener(tmp_path, monkeypatch)
+    yield open_scene
+    SlowIndex.go_on.set()
+    for scene in scenes:
+        scene.engine.close()
+
+
+def nothing(phase: str, done: int, total: int) -> None:
+    pass
+
+
+def test_a_full_delta_becomes_a_segment(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    scene.add(50)
+    assert scene.engine.stats().segments == []
+    scene.add(1)
+    scene.settle()
+    (segment,) = scene.engine.stats().segments
+    assert segment["backend"] == "plain"
+    assert segment["count"] == segment["live"] == 51
+    assert scene.engine.stats().indexed == 51
+    scene.check(10)
+
+
+def test_segments_stay_few_and_lose_no_key(opens: Opens) -> None:
+    scene = opens(delta_limit=10)
+    most = 0
+    for round_ in range(120):
+        scene.add(11)
+        if round_ % 3 == 0:
+            scene.remove(scene.some(4))
+        if round_ % 10 == 0:
+            scene.settle()
+        most = max(most, len(scene.engine.stats().segments))
+    scene.settle()
+    assert most <= 1 + np.log2(120)
+    hits = scene.engine.search(scene.random(1), 5000)
+    assert sorted(hits.ids[0].tolist()) == scene.truth.keys().tolist()
+    scene.check(20)
+
+
+def test_each_vector_is_built_in_few_times(opens: Opens) -> None:
+    built: list[int] = []
+
+    class CountedIndex(PlainIndex):
+        def __init__(self, spec: IndexSpec, vectors: Vectors) -> None:
+            super().__init__(spec, vectors)
+            built.append(len(vectors))
+
+    scene = opens(CountedIndex, delta_limit=10)
+    for _ in range(64):
+        scene.add(11)
+        scene.settle()
+    total = 64 * 11
+    assert sum(built) <= total * (1 + np.log2(64)) / 1.5
+    assert max(built) == total
+
+
+def test_a_segment_with_many_dead_rows_is_built_anew(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    keys = scene.add(100)
+    scene.settle()
+    scene.remove(keys[:20])
+    scene.settle()
+    assert scene.engine.stats().segments[0]["count"] == 100
+    scene.remove(keys[20:21])
+    scene.settle()
+    (segment,) = scene.engine.stats().segments
+    assert segment["count"] == segment["live"] == 79
+    scene.check(10)
+
+
+def test_a_segment_without_live_rows_goes(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    keys = scene.add(100)
+    scene.settle()
+    scene.remove(keys)
+    assert scene.engine.stats().segments == []
+    scene.engine.snapshot()
+    assert {path.name for path in scene.config.directory.iterdir()} == {"manifest.json"}
+
+
+def test_searches_answer_while_a_segment_is_built(opens: Opens) -> None:
+    scene = opens(SlowIndex, delta_limit=50)
+    keys = scene.add(80)
+    assert SlowIndex.begun.wait(5)
+    assert scene.engine.stats().building
+    scene.check(10)
+    scene.add(20)
+    scene.check(10)
+    scene.remove(keys[5:25])
+    scene.check(90)
+    SlowIndex.go_on.set()
+    scene.settle()
+    scene.check(90)
+    assert not np.isin(keys[5:25], scene.engine.search(scene.random(1), 99).ids).any()
+
+
+def test_what_was_removed_during_a_build_does_not_come_back(opens: Opens) -> None:
+    scene = opens(SlowIndex, delta_limit=50)
+    keys = scene.add(80)
+    assert SlowIndex.begun.wait(5)
+    scene.remove(keys)
+    SlowIndex.go_on.set()
+    scene.settle()
+    assert scene.engine.stats().count == 0
+    assert scene.engine.search(scene.random(1), 5).ids.size == 0
+
+
+def test_closing_does_not_wait_for_a_build(opens: Opens) -> None:
+    scene = opens(SlowIndex, delta_limit=50)
+    scene.add(80)
+    assert SlowIndex.begun.wait(5)
+    start = time.monotonic()
+    scene.engine.close()
+    assert time.monotonic() - start < 2
+    assert not any(thread.name == "engine-builder" for thread in threading.enumerate())
+    assert not list(scene.config.directory.glob("building-*"))
+    scene.engine.close()
+
+
+def test_a_rebuild_is_not_held_up_by_the_builder(opens: Opens) -> None:
+    scene = opens(SlowIndex, delta_limit=50)
+    scene.add(80)
+    assert SlowIndex.begun.wait(5)
+    scene.engine.rebuild(IndexSpec("exact"), nothing)
+    (segment,) = scene.engine.stats().segments
+    assert (segment["backend"], segment["live"]) == ("exact", 80)
+    scene.check(10)
+
+
+def test_closing_ends_a_rebuild(opens: Opens) -> None:
+    scene = opens(SlowIndex, delta_limit=500)
+    scene.add(80)
+    errors: list[BaseException] = []
+
+    def rebuild() -> None:
+        try:
+            scene.engine.rebuild(scene.config.index, nothing)
+        except Unavailable as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=rebuild)
+    thread.start()
+    assert SlowIndex.begun.wait(5)
+    scene.engine.close()
+    thread.join(5)
+    assert len(errors) == 1
+
+
+def test_later_segments_are_of_the_spec_of_the_rebuild(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    scene.add(80)
+    scene.settle()
+    scene.engine.rebuild(IndexSpec("exact"), nothing)
+    scene.add(81)
+    scene.settle()
+    assert {segment["backend"] for segment in scene.engine.stats().segments} == {"exact"}
+
+
+def test_a_failed_rebuild_changes_nothing(opens: Opens) -> None:
+    scene = opens(BrokenIndex, delta_limit=500)
+    scene.add(80)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        scene.engine.rebuild(scene.config.index, nothing)
+    scene.check(10)
+    assert scene.engine.stats().count == 80
+    scene.settle()  # what the rebuild froze is left to the builder
+    assert scene.check(10).exact
+
+
+def test_an_index_that_cannot_be_built_costs_only_speed(
+    opens: Opens, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = opens(BrokenIndex, delta_limit=50)
+    scene.add(80)
+    scene.settle()
+    assert scene.engine.stats().indexed == 0
+    assert scene.check(10).exact
+    assert "index not built" in caplog.text
+    scene.engine.snapshot()
+    scene.reopen()
+    scene.check(10)
+
+
+def test_an_index_that_finds_too_little_is_helped_out(opens: Opens) -> None:
+    scene = opens(ForgetfulIndex, delta_limit=50)
+    scene.add(200)
+    scene.settle()
+    scene.check(10)
+    assert not scene.engine.search(scene.random(2), 2).exact
+    scene.check(10, allowed=scene.some(190))
+
+
+def test_few_allowed_keys_are_compared_exactly(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_part, "FEW", 20)
+    scene = opens(delta_limit=50)
+    scene.add(200)
+    scene.settle()
+    assert scene.check(10, allowed=scene.some(20)).exact
+    assert not scene.check(10, allowed=scene.some(100)).exact
+    assert not scene.check(10).exact
+    assert scene.check(10, params=SearchParams(exact=True)).exact
+
+
+def test_segments_are_kept_without_being_asked(opens: Opens) -> None:
+    """So that a crash costs no build that was finished."""
+    scene = opens(delta_limit=50)
+    scene.add(80)
+    scene.settle()
+    scene.reopen()
+    assert scene.engine.stats().recovered == ""
+    assert scene.engine.stats().indexed == 80
+
+
+def test_rows_in_files_are_not_held_in_memory(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    scene.add(5000)
+    scene.settle()
+    assert scene.engine.stats().memory_bytes < 5000 * 24
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_without_room_on_the_disk_it_serves_on(
+    opens: Opens, caplog: pytest.LogCaptureFixture, ready: bool
+) -> None:
+    scene = opens(delta_limit=50)
+    if ready:
+        scene.add(60)
+        scene.settle()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        scene.add(200)
+        scene.settle()
+        scene.check(10)
+        held = scene.engine.snapshot()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert held == (1 if ready else 0)
+    assert "trying again" in caplog.text
+    assert str(scene.config.directory) not in caplog.text
+    assert scene.engine.snapshot() == scene.truth.seq()
+    scene.reopen()
+    assert scene.engine.stats().recovered == ""
+    scene.check(10)
+
+
+def test_a_folder_that_cannot_be_made_costs_only_the_snapshot(opens: Opens, tmp_path: Path) -> None:
+    (tmp_path / "engine").write_bytes(b"a file in the way")
+    scene = opens(delta_limit=50)
+    scene.add(80)
+    scene.settle()
+    scene.check(10)
+    assert scene.engine.snapshot() == 0
+    scene.reopen()
+    scene.check(10)
+
+
+def test_files_of_a_running_build_survive_a_snapshot(opens: Opens) -> None:
+    scene = opens(SlowIndex, delta_limit=50)
+    scene.add(80)
+    assert SlowIndex.begun.wait(5)
+    scene.engine.snapshot()
+    assert list(scene.config.directory.glob("building-*/rows.bin"))
+    SlowIndex.go_on.set()
+    scene.settle()
+    scene.reopen()
+    assert scene.engine.stats().indexed == 80
+
+
+def test_two_engines_on_one_folder_harm_no_answer(opens: Opens) -> None:
+    """An owner may open a new engine before it closes the old one."""
+    scene = opens(delta_limit=50)
+    scene.add(80)
+    scene.settle()
+    second = LocalEngine.open(scene.config, scene.truth)
+    old = scene.engine
+    scene.add(80)
+    second.apply(Changes(scene.truth.seq(), NO_KEYS, *last(scene, 80)))
+    scene.settle()
+    old.snapshot()
+    scene.engine = second
+    scene.settle()
+    old.close()
+    second.snapshot()
+    scene.check(10)
+    scene.reopen()
+    scene.check(10)
+
+
+def last(scene: Scene, count: int) -> tuple[np.ndarray, np.ndarray]:
+    keys = scene.truth.keys()[-count:]
+    return keys, scene.truth.vectors(keys)
+
+
+def test_the_folder_does_not_grow_without_end(opens: Opens) -> None:
+    scene = opens(delta_limit=20)
+    for _ in range(30):
+        scene.remove(scene.add(40)[:38])
+        scene.settle()
+    scene.engine.snapshot()
+    size = sum(path.stat().st_size for path in scene.config.directory.rglob("*") if path.is_file())
+    assert size < 30 * 1024
+
+
+def test_bad_vectors_are_refused_and_change_nothing(opens: Opens) -> None:
+    scene = opens()
+    scene.add(10)
+    bad = scene.random(2)
+    bad[1, 3] = np.nan
+    with pytest.raises(VectorNotFinite):
+        scene.engine.apply(Changes(5, NO_KEYS, np.array([98, 99]), bad))
+    with pytest.raises(DimensionMismatch):
+        scene.engine.apply(Changes(5, NO_KEYS, np.array([98]), bad[:1, :5]))
+    assert scene.engine.stats().count == 10
+    assert scene.engine.applied_seq == 1
+
+
+def test_a_zero_query_has_no_cosine(opens: Opens) -> None:
+    scene = opens()
+    zero = np.zeros((1, 24), np.float32)
+    with pytest.raises(VectorZero):
+        scene.engine.search(zero, 5)
+    for metric in (Metric.DOT, Metric.L2):
+        other = opens(name=metric, metric=metric)
+        other.add(20)
+        other.check(5, queries=zero)
+
+
+def test_keys_that_do_not_rise_are_taken_in_all_the_same(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    vectors = scene.random(6)
+    order = [30, 10, 20, 10]
+    scene.engine.apply(Changes(1, NO_KEYS, np.array(order), vectors[[0, 1, 2, 1]]))
+    scene.engine.apply(Changes(2, np.array([20]), np.array([5, 15]), vectors[3:5]))
+    scene.truth.items = {30: vectors[0], 10: vectors[1], 5: vectors[3], 15: vectors[4]}
+    scene.check(4)
+
+
+def test_a_key_that_a_commit_added_and_removed_is_gone(opens: Opens) -> None:
+    scene = opens()
+    scene.engine.apply(Changes(1, np.array([7]), np.array([7, 8]), scene.random(2)))
+    assert scene.engine.search(scene.random(1), 5).ids.tolist() == [[8]]
+
+
+def test_changes_of_the_past_do_not_bring_keys_back(opens: Opens) -> None:
+    scene = opens()
+    first = scene.truth.commit(NO_KEYS, scene.random(5))
+    scene.engine.apply(first)
+    scene.remove(first.added[:2])
+    scene.engine.apply(first)
+    assert scene.engine.stats().count == 3
+    assert scene.engine.applied_seq == 2
+
+
+@pytest.mark.parametrize("options", [{"delta_limit": 0}, {"build_threads": "2"}, {"delta": 5}])
+def test_options_that_make_no_sense_are_refused(opens: Opens, options: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument):
+        opens(**options)
+
+
+def test_huge_and_tiny_numbers_keep_their_order(opens: Opens) -> None:
+    for metric in (Metric.DOT, Metric.L2):
+        scene = opens(name=f"huge {metric}", metric=metric)
+        vectors = scene.random(40) * np.logspace(-30, 18, 40, dtype=np.float32)[:, None]
+        scene.add(vectors=vectors)
+        hits = scene.engine.search(vectors[-1:], 40)
+        assert hits.ids.min() >= 0
+        assert np.isfinite(hits.scores).all()
+        scene.check(10, queries=vectors[20:21])
+
+
+def test_close_neighbours_far_from_zero_are_told_apart(opens: Opens) -> None:
+    scene = opens(metric=Metric.L2)
+    vectors = scene.random(50) * np.float32(0.01) + np.float32(1000)
+    scene.add(vectors=vectors.astype(np.float32))
+    scene.check(5, queries=vectors[:10].astype(np.float32))
+
+
+def test_thousands_of_equal_vectors_come_by_key(opens: Opens) -> None:
+    scene = opens(delta_limit=10**6)
+    one = scene.random(1)
+    scene.add(3000)
+    keys = scene.add(vectors=np.repeat(one, 3000, axis=0))
+    hits = scene.engine.search(one, 20)
+    assert hits.ids[0].tolist() == keys[:20].tolist()
+    assert (hits.scores == 1.0).all()
+
+
+def test_sets_of_keys_are_right() -> None:
+    rng = np.random.default_rng(3)
+    print("seed 3")
+    for _ in range(300):
+        a = np.unique(rng.integers(0, 60, rng.integers(0, 40)))
+        b = np.unique(rng.integers(0, 60, rng.integers(0, 40)))
+        assert rows_of(a, b).tolist() == np.flatnonzero(np.isin(a, b)).tolist()
+        assert difference(a, b).tolist() == np.setdiff1d(a, b).tolist()
+
+
+def test_warnings_do_not_tell_paths(opens: Opens, caplog: pytest.LogCaptureFixture) -> None:
+    scene = opens(delta_limit=50)
+    scene.add(80)
+    scene.settle()
+    os.truncate(next(scene.config.directory.glob("*/rows.bin")), 3)
+    with caplog.at_level(logging.DEBUG):
+        scene.reopen()
+    assert "damaged" in caplog.text
+    assert str(scene.config.directory) not in caplog.text
