@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TypeAlias
 
 import numpy as np
 
@@ -51,21 +52,9 @@ _SEARCH_TRIES = 5
 """Searches whose hits were replaced before they could be fetched are run again."""
 
 
-class StoreTruth:
-    """The store's side of one collection, as an engine wants it."""
-
-    def __init__(self, store: Store, number: int) -> None:
-        self._store = store
-        self._number = number
-
-    def seq(self) -> int:
-        return self._store.seq()
-
-    def keys(self) -> Keys:
-        return self._store.keys(self._number)
-
-    def vectors(self, keys: Keys) -> Vectors:
-        return self._store.vectors(self._number, keys)
+Items: TypeAlias = list[Item]
+Answers: TypeAlias = list[Answer]
+Results: TypeAlias = list[WriteResult]
 
 
 class Collection:
@@ -222,7 +211,7 @@ class Collection:
             raise self._no_item(item_id)
         return item
 
-    def list(self, where: Filter, after_id: str, count: int, view: View) -> list[Item]:
+    def list(self, where: Filter, after_id: str, count: int, view: View) -> Items:
         """Return at most `count` items by id, behind `after_id`."""
         return self._store.list(self.number, where, after_id, count, view)
 
@@ -234,7 +223,7 @@ class Collection:
         """Return the digest of a stored item; None if there is none."""
         return self._store.digest(self.number, item_id)
 
-    def put(self, items: Sequence[ReadyItem], mode: WriteMode) -> Future[list[WriteResult]]:
+    def put(self, items: Sequence[ReadyItem], mode: WriteMode) -> Future[Results]:
         """Store items; the Future is done when they are durable and findable."""
         number = self.number
         self.engine  # noqa: B018 - refuses writes that no engine would see
@@ -335,7 +324,7 @@ class Collection:
         vectors: Vectors,
         options: Sequence[SearchOptions],
         exclude: Sequence[int],
-    ) -> list[Answer]:
+    ) -> Answers:
         """Answer queries that share filter, view and parameters, one for each row.
 
         `vectors` is (q, dim) float32; `options[i]` and `exclude[i]` (a key to leave
@@ -350,7 +339,7 @@ class Collection:
 
     def _search_once(
         self, vectors: Vectors, options: Sequence[SearchOptions], exclude: Sequence[int]
-    ) -> tuple[list[Answer], bool]:
+    ) -> tuple[Answers, bool]:
         first = options[0]
         started = time.perf_counter()
         allowed: Keys | None = None

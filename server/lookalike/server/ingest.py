@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -235,10 +235,12 @@ class Ingest:
     def _was_read(
         self, task: _Task, future: Future[Future[Embedded] | Vector | WriteResult]
     ) -> None:
-        if future.cancelled() or (error := future.exception()) is not None:
-            self._fail(task, Cancelled("Stopped.") if future.cancelled() else error)
+        try:
+            outcome = future.result()
+        except BaseException as error:
+            self._fail(task, error)
             return
-        match future.result():
+        match outcome:
             case WriteResult() as known:
                 self._finish(task, known)
             case Future() as embedding:
@@ -290,5 +292,7 @@ def _ready(task: _Task, vector: Vector) -> ReadyItem:
 def _as_domain(error: BaseException) -> LookalikeError:
     if isinstance(error, LookalikeError):
         return error
+    if isinstance(error, CancelledError):
+        return Cancelled("The item was given up before it was stored; send it again.")
     _log.error("an item failed in a way that nobody expected", exc_info=error)
     return Internal("The item failed by a defect of the server; its log has the details.")

@@ -17,8 +17,8 @@ from lookalike.backends.errors import (
     InvalidArgument,
 )
 from lookalike.backends.index import auto
-from lookalike.backends.types import Changes, IndexSpec
-from lookalike.server.collection import Collection, StoreTruth
+from lookalike.backends.types import Changes, IndexSpec, Keys, Vectors
+from lookalike.server.collection import Collection
 from lookalike.server.domain import (
     DEFAULT_COLLECTION,
     NO_MODEL,
@@ -31,6 +31,23 @@ from lookalike.server.models import Models
 from lookalike.server.store import Store
 
 _log = logging.getLogger(__name__)
+
+
+class StoreTruth:
+    """The store's side of one collection, as an engine wants it."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self._store = store
+        self._number = number
+
+    def seq(self) -> int:
+        return self._store.seq()
+
+    def keys(self) -> Keys:
+        return self._store.keys(self._number)
+
+    def vectors(self, keys: Keys) -> Vectors:
+        return self._store.vectors(self._number, keys)
 
 
 class Library:

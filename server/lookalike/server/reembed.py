@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
-from pathlib import Path
+from functools import partial
+from typing import IO
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Reembed:
         number = collection.number
         model = self._models.get(collection.record.config.model)
         done = np.zeros(0, np.int64)
-        with tempfile.TemporaryFile(dir=self._scratch()) as file:
+        with tempfile.TemporaryFile(dir=self._store.directory) as file:
             while True:
                 missing = np.setdiff1d(self._store.keys(number), done)
                 self._embed(collection, model, missing, len(done), progress, file)
@@ -59,9 +60,6 @@ class Reembed:
                 if collection.replace_vectors(done, vectors, model.space):
                     return
 
-    def _scratch(self) -> Path:
-        return self._store.directory
-
     def _embed(
         self,
         collection: Collection,
@@ -69,7 +67,7 @@ class Reembed:
         keys: Keys,
         before: int,
         progress: Progress,
-        file: tempfile._TemporaryFileWrapper[bytes],
+        file: IO[bytes],
     ) -> None:
         for start in range(0, len(keys), _CHUNK):
             progress("embedding", before + start, before + len(keys))
@@ -80,7 +78,7 @@ class Reembed:
     def _vectors(self, collection: Collection, model: LoadedModel, keys: Sequence[int]) -> Vectors:
         reading = [
             self._pictures.submit(
-                lambda key=key: self._read(collection, model, key), deadline=None, bulk=True
+                partial(self._read, collection, model, key), deadline=None, bulk=True
             )
             for key in keys
         ]
