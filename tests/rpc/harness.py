@@ -88,7 +88,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(
         SearchService(searcher, limits, 30.0), server
     )
-    facts = ServerFacts("1.2.3", 1_700_000_000.0, ("auto", "exact"), "local")
+    facts = ServerFacts("1.2.3", 1_700_000_000.0, "local", lambda: ("auto", "exact"))
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(
         SystemService(facts, library, models, limits), server
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -20,9 +21,10 @@ class ServerFacts:
     version: str
     start_time: float
     """Seconds since the epoch."""
-    backends: tuple[str, ...]
-    """Index backends that can be used, the default one first."""
     engine: str
+    backends: Callable[[], Sequence[str]]
+    """Gives the index backends that can be used, the default one first. To know them
+    takes importing them, which is for the first who asks."""
 
 
 class SystemService(system_service_pb2_grpc.SystemServiceServicer):
@@ -44,7 +46,7 @@ class SystemService(system_service_pb2_grpc.SystemServiceServicer):
         return pb.GetServerInfoResponse(
             version=self._facts.version,
             start_time=write_time(self._facts.start_time),
-            backends=self._facts.backends,
+            backends=self._facts.backends(),
             limits=pb.Limits(
                 max_message_bytes=limits.max_message_bytes,
                 max_image_bytes=limits.max_image_bytes,

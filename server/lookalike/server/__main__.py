@@ -1,0 +1,214 @@
+"""`python -m lookalike.server`: parse, configure logging, run until told to stop."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from lookalike.server.config import Flags, Loaded
+
+_FAILED = 1
+_USAGE = 2
+_INTERRUPTED = 130
+_SLACK_S = 2.0
+"""Time to close everything after the grace, before the process is ended all the same."""
+
+app = typer.Typer(
+    name="lookalike-server",
+    help="The visual similarity search server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+_ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with settings.")
+]
+_Data = Annotated[str | None, typer.Option(metavar="DIR", help="Folder to keep everything in.")]
+_Listen = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Address to listen on; port 0: any free.")
+]
+_Embedder = Annotated[
+    str | None, typer.Option(metavar="NAME", help='"builtin", "clip", or a plug-in\'s name.')
+]
+_Model = Annotated[
+    str | None, typer.Option(metavar="PATH_OR_NAME", help="The embedder's checkpoint.")
+]
+_Index = Annotated[
+    str | None, typer.Option(metavar="NAME", help='"auto", "exact", "faiss", "hnswlib", ...')
+]
+_Engine = Annotated[str | None, typer.Option(metavar="NAME", help='"local", or a plug-in\'s name.')]
+_Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help='"auto", "cpu", "cuda" or "cuda:N".')
+]
+_LogLevel = Annotated[
+    str | None, typer.Option(metavar="LEVEL", help="debug, info, warning, error.")
+]
+_LogFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help="text or json.")]
+
+
+@app.command()
+def serve(
+    data: _Data = None,
+    listen: _Listen = None,
+    embedder: _Embedder = None,
+    model: _Model = None,
+    index: _Index = None,
+    engine: _Engine = None,
+    config: _ConfigFile = None,
+    device: _Device = None,
+    log_level: _LogLevel = None,
+    log_format: _LogFormat = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; a second one ends it at once."""
+    flags = _flags(
+        {
+            "server.listen": listen,
+            "data.path": data,
+            "index.backend": index,
+            "engine.name": engine,
+            "log.level": log_level,
+            "log.format": log_format,
+        },
+        embedder,
+        model,
+        device,
+    )
+    _run(_load(flags, config))
+
+
+@config_app.command("show")
+def show(
+    origin: Annotated[bool, typer.Option(help="Say whence each value came.")] = False,
+    config: _ConfigFile = None,
+) -> None:
+    """Print every setting as it is in force; secrets are hidden."""
+    for line in _load(_flags({}, None, None, None), config).lines(origin=origin):
+        typer.echo(line)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _flags(
+    values: dict[str, str | None], embedder: str | None, model: str | None, device: str | None
+) -> Flags:
+    from lookalike.server.config import Flags
+
+    by_path = {tuple(path.split(".")): value for path, value in values.items()}
+    return Flags(by_path, embedder, model, device)
+
+
+def _load(flags: Flags, file: Path | None) -> Loaded:
+    from lookalike.server.config import ConfigError, load
+
+    try:
+        return load(flags, file)
+    except ConfigError as error:
+        _say(str(error))
+        raise typer.Exit(_USAGE) from None
+
+
+def _run(loaded: Loaded) -> NoReturn:
+    """Serve and end the process: its end must not wait for threads that hang."""
+    from lookalike.backends.errors import LookalikeError
+    from lookalike.server import logs
+
+    faulthandler.enable()
+    logs.configure(loaded.config.log.level, loaded.config.log.format)
+    try:
+        code = _serve(loaded)
+    except LookalikeError as error:
+        _say(error.message)
+        code = _FAILED
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+        code = _FAILED
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    _end(code)
+
+
+def _serve(loaded: Loaded) -> int:
+    from lookalike.server.app import App
+
+    config = loaded.config
+    stop = _StopSignals()
+    server = App(config, version=_version())
+    address = server.start()
+    while not stop.asked.is_set() and not server.wait_ready(0.1):
+        pass
+    if not stop.asked.is_set():
+        print(  # noqa: T201 - the one line that scripts wait for
+            f"lookalike {_version()} ready on {address} (embedder {config.default_model()}, "
+            f"index {config.index.backend}, data {config.data.path})",
+            flush=True,
+        )
+    stop.asked.wait()
+    _watch_the_end(config.server.grace_s + _SLACK_S)
+    server.stop(config.server.grace_s)
+    return 0
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT: the first asks the server to stop, the second ends the process."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked.is_set():
+            os._exit(128 + number)
+        self.asked.set()
+
+
+def _watch_the_end(seconds: float) -> None:
+    """End the process after so long whatever still runs: everything stored is durable."""
+
+    def give_up() -> None:
+        logging.getLogger("lookalike.server").warning("not everything ended in time; leaving")
+        _end(0)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+
+
+def _end(code: int) -> NoReturn:
+    """Leave without waiting for threads: one that hangs would keep the process alive."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _say(message: str) -> None:
+    print(f"lookalike-server: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _version() -> str:
+    try:
+        return version("lookalike")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The one place that builds objects: from a configuration to a server that runs."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from lookalike.backends.index import auto
+from lookalike.backends.registry import engines, indexes
+from lookalike.server.config import Config, is_loopback
+from lookalike.server.embedding import Embedding
+from lookalike.server.ingest import Ingest
+from lookalike.server.jobs import Jobs
+from lookalike.server.library import Library
+from lookalike.server.models import Models
+from lookalike.server.pictures import Pictures
+from lookalike.server.reembed import Reembed
+from lookalike.server.rpc.server import Domain, Front, check_address
+from lookalike.server.rpc.system import ServerFacts
+from lookalike.server.searcher import Searcher
+from lookalike.server.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+class App:
+    """A whole server. `start` and `stop` by one owner; `stop` also after a failed start."""
+
+    def __init__(
+        self, config: Config, *, version: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._config = config
+        self._version = version
+        self._clock = clock
+        self._closing = ExitStack()
+        self._front: Front | None = None
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+
+    def start(self) -> str:
+        """Open the data folder, load the default model, listen; return the address.
+
+        Collections are opened in the background: see `wait_ready`. Raises a
+        LookalikeError with the cure: FailedPrecondition (address or folder taken),
+        DataLoss, ModelInvalid, UnknownBackend, IndexSpecInvalid, BackendUnavailable.
+        """
+        try:
+            return self._start()
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def wait_ready(self, timeout_s: float | None = None) -> bool:
+        """Wait until every collection is open; return whether it was so in time."""
+        return self._ready.wait(timeout_s)
+
+    def stop(self, grace_s: float) -> None:
+        """Finish what is under way within `grace_s` seconds, then close everything, in order."""
+        self._stopping.set()
+        if self._front is not None:
+            _log.info("draining grace_s=%g", grace_s)
+            self._front.stop(grace_s)
+        self._closing.close()
+        _log.info("stopped")
+
+    def _start(self) -> str:
+        config = self._config
+        check_address(config.server.listen)
+        engines.resolve(config.engine.name)
+        store = Store.open(config.data.path, clock=self._clock)
+        self._closing.callback(store.close)
+        domain, library = self._compose(store)
+        front = self._front = Front(
+            domain,
+            threads=config.server.threads,
+            default_deadline_s=config.server.default_deadline_s,
+        )
+        library.start()
+        address = front.start(config.server.listen)
+        follower = threading.Thread(target=self._follow, args=(library, front), name="readiness")
+        follower.start()
+        self._closing.callback(follower.join)
+        if not is_loopback(config.server.listen):
+            _log.warning(
+                "open to other machines, without encryption or passwords: whoever reaches "
+                "address=%s may read and change everything",
+                address,
+            )
+        return address
+
+    def _compose(self, store: Store) -> tuple[Domain, Library]:
+        """Build the domain. What is built last is closed first, but for the library.
+
+        Items that are on their way through pictures and models end in the library, so
+        it is closed after them.
+        """
+        config, closing = self._config, self._closing
+        limits, default_index = config.limits, config.index.spec()
+        models = Models(
+            config.model_configs(), config.default_model(), max_waiting=limits.embed_queue_items
+        )
+        library = Library(
+            store,
+            models,
+            data=config.data.path,
+            default_index=default_index,
+            engine=config.engine.name,
+            engine_options=config.engine.options,
+            limits=limits,
+        )
+        closing.callback(library.close)
+        closing.callback(models.close)
+        auto.check(default_index, models.get("").dim)
+        pictures = Pictures(limits, threads=len(os.sched_getaffinity(0)))
+        closing.callback(pictures.close)
+        embedding = Embedding(models, pictures)
+        jobs = Jobs(library, store, Reembed(store, models, pictures), clock=self._clock)
+        closing.callback(jobs.close)
+        domain = Domain(
+            library=library,
+            ingest=Ingest(library, pictures),
+            searcher=Searcher(library, embedding),
+            embedding=embedding,
+            models=models,
+            jobs=jobs,
+            limits=limits,
+            default_index=default_index,
+            facts=ServerFacts(
+                version=self._version,
+                start_time=self._clock(),
+                engine=config.engine.name,
+                backends=functools.cache(functools.partial(_backends, default_index.backend)),
+            ),
+        )
+        return domain, library
+
+    def _follow(self, library: Library, front: Front) -> None:
+        """Tell health checks, and whoever waits, when the library is ready."""
+        while not self._stopping.is_set():
+            if library.wait_ready(0.2):
+                front.set_ready()
+                self._ready.set()
+                return
+
+
+def _backends(default: str) -> Sequence[str]:
+    """Return the index backends that can be used, the default one first."""
+    names = [auto.AUTO, *indexes.available()]
+    return sorted(names, key=lambda name: name != default)

@@ -1,0 +1,209 @@
+"""What can be set: the sections of the configuration, their defaults and their rules."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from lookalike.backends.embed.base import EmbedderOptions
+from lookalike.backends.types import Algorithm, FlatParams, HnswParams, IndexSpec, IvfParams
+from lookalike.server.limits import Limits
+from lookalike.server.models import ModelConfig
+
+BUILTIN = "builtin"
+PREFIX = "LOOKALIKE_"
+_ALGORITHMS: dict[str, type[Algorithm]] = {
+    "flat": FlatParams,
+    "hnsw": HnswParams,
+    "ivf": IvfParams,
+}
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message has one line for each fault."""
+
+
+def hint(name: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence about a name that is not known."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {listed(known)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list for people."""
+    return ", ".join(names) or "none"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _listen_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 2**16):
+        raise ValueError('must be HOST:PORT, as "127.0.0.1:50051" (port 0: any free one)')
+    return text
+
+
+class ServerSection(_Section):
+    """How the server is reached, and how it shares its time."""
+
+    listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:50051"
+    """HOST:PORT; port 0 takes any free one."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Calls answered at the same time; more are refused with OVERLOADED. Uploads are extra."""
+    grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long a stopping server waits for what is under way."""
+    default_deadline_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """How long a call may take whose client set no deadline."""
+
+
+class DataSection(_Section):
+    """Where everything is kept."""
+
+    path: Annotated[Path, AfterValidator(Path.expanduser)] = Path("~/.local/share/lookalike")
+    """The data folder; made if it is not there. One server at a time. With XDG_DATA_HOME
+    set, the default is in there."""
+
+
+class ModelTable(_Section):
+    """One model."""
+
+    embedder: str = BUILTIN
+    """"builtin", "clip", or the name of a plug-in."""
+    model: str = ""
+    """A folder with a checkpoint, or a name on the hub."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda" or "cuda:N"."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Compute threads; 0 = the number of cores."""
+    precision: str = ""
+    """Of "clip": "fp32", "bf16" or "fp16"; empty = the embedder's default."""
+    options: dict[str, JsonValue] = {}
+    """Settings that only this embedder knows."""
+
+    def config(self) -> ModelConfig:
+        """Return it as the domain wants it."""
+        extra = {**self.options, **({"precision": self.precision} if self.precision else {})}
+        options = EmbedderOptions(self.model, self.device, self.threads, extra)
+        return ModelConfig(self.embedder, options)
+
+
+class ModelsSection(BaseModel):
+    """The models by name, one table each; "builtin" is always there besides."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, ModelTable] = Field(init=False)
+
+    default: str = ""
+    """The model used where a request names none. Empty: the only other one, or "builtin"."""
+
+    @property
+    def tables(self) -> dict[str, ModelTable]:
+        """The models that are configured, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class IndexSection(_Section):
+    """The kind of index of collections that do not say otherwise."""
+
+    backend: str = "auto"
+    """"auto", "exact", "faiss", "hnswlib", or the name of a plug-in."""
+    algorithm: Literal["", "flat", "hnsw", "ivf"] = ""
+    """Empty: what the backend thinks best."""
+    params: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Of "hnsw": m, ef_construction, ef_search; of "ivf": nlist, nprobe."""
+    options: dict[str, JsonValue] = {}
+    """Settings that only this backend knows."""
+
+    def spec(self) -> IndexSpec:
+        """Return it as the domain wants it. Raises ConfigError."""
+        kind = _ALGORITHMS.get(self.algorithm)
+        known = [f.name for f in fields(kind)] if kind else []
+        for name in self.params:
+            if name not in known:
+                place = f"algorithm {self.algorithm!r}" if kind else "no algorithm"
+                raise ConfigError(f"index.params.{name}: {place} has {listed(known)}.")
+        return IndexSpec(self.backend, kind(**self.params) if kind else None, self.options)
+
+
+class EngineSection(_Section):
+    """What keeps the indexes."""
+
+    name: str = "local"
+    """"local", or the name of a plug-in."""
+    options: dict[str, JsonValue] = {}
+    """Settings that only this engine knows."""
+
+
+class LogSection(_Section):
+    """What is said on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+def _known_limits(value: Any) -> Any:
+    """Check the keys of limits, which are those of the one table of limits."""
+    if isinstance(value, Mapping):
+        known = [f.name for f in fields(Limits)]
+        for key, number in value.items():
+            if key not in known:
+                raise ValueError(f"{key} is not known{hint(key, known)}")
+            if isinstance(number, bool) or not str(number).isdecimal() or int(number) < 1:
+                raise ValueError(f"{key} must be a whole number of at least 1, not {number!r}")
+    return value
+
+
+class Config(BaseSettings):
+    """Everything that can be set, section by section."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=PREFIX, env_nested_delimiter="__"
+    )
+
+    server: ServerSection = ServerSection()
+    data: DataSection = DataSection()
+    models: ModelsSection = ModelsSection()
+    index: IndexSection = IndexSection()
+    engine: EngineSection = EngineSection()
+    limits: Annotated[Limits, BeforeValidator(_known_limits)] = Limits()
+    log: LogSection = LogSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `load` has put together, which knows whence each value came."""
+        return (init_settings,)
+
+    def model_configs(self) -> dict[str, ModelConfig]:
+        """Return the models by name, "builtin" among them."""
+        configs = {name: table.config() for name, table in self.models.tables.items()}
+        return {BUILTIN: ModelConfig(BUILTIN), **configs}
+
+    def default_model(self) -> str:
+        """Return the name of the model used where none is named. Raises ConfigError."""
+        known = list(self.model_configs())
+        default = self.models.default
+        if default:
+            if default not in known:
+                raise ConfigError(
+                    f"models.default: there is no model {default!r}{hint(default, known)}"
+                )
+            return default
+        others = [name for name in known if name != BUILTIN]
+        if len(others) > 1:
+            raise ConfigError(f"models.default: say which of {listed(known)} is the default.")
+        return others[0] if others else BUILTIN

@@ -1,0 +1,209 @@
+"""The gRPC server: its services, health, reflection, threads and connection policy."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+
+# Imported for its descriptors: reflection gives them to clients that show error details.
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from lookalike.backends.errors import FailedPrecondition
+from lookalike.backends.types import IndexSpec
+from lookalike.server.limits import Limits
+from lookalike.server.rpc.embed import EmbedService
+from lookalike.server.rpc.index import IndexService
+from lookalike.server.rpc.interceptors import CallGuard, Slots
+from lookalike.server.rpc.ports import Embedding, Ingest, Jobs, Library, Models, Searcher
+from lookalike.server.rpc.search import SearchService
+from lookalike.server.rpc.system import ServerFacts, SystemService
+from lookalike.server.rpc.upload import Uploads
+from lookalike.v1 import (
+    embed_service_pb2,
+    embed_service_pb2_grpc,
+    index_service_pb2,
+    index_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+    system_service_pb2,
+    system_service_pb2_grpc,
+)
+
+EMBED, INDEX, SEARCH, SYSTEM = (
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (embed_service_pb2, "EmbedService"),
+        (index_service_pb2, "IndexService"),
+        (search_service_pb2, "SearchService"),
+        (system_service_pb2, "SystemService"),
+    )
+)
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_SERVICES = (
+    EMBED,
+    INDEX,
+    SEARCH,
+    SYSTEM,
+    health.SERVICE_NAME,
+    REFLECTION_V1,
+    reflection.SERVICE_NAME,
+)
+_WAIT_FOR_LIBRARY = (INDEX, SEARCH)
+_LASTING_CALLS = 8
+_SPARE_THREADS = 8
+"""Threads for refusals and health checks while all others are taken."""
+_ERROR_DETAILS = error_details_pb2.DESCRIPTOR.name
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What the services speak for."""
+
+    library: Library
+    ingest: Ingest
+    searcher: Searcher
+    embedding: Embedding
+    models: Models
+    jobs: Jobs
+    limits: Limits
+    default_index: IndexSpec
+    facts: ServerFacts
+
+
+class Front:
+    """The server that clients see. One owner starts and stops it."""
+
+    def __init__(self, domain: Domain, *, threads: int, default_deadline_s: float) -> None:
+        limits = domain.limits
+        self._health = health.HealthServicer()
+        self._uploads = Uploads(domain.library, domain.ingest, limits)
+        workers = threads + limits.max_uploads + _LASTING_CALLS + _SPARE_THREADS
+        self._server = grpc.server(
+            ThreadPoolExecutor(workers, thread_name_prefix="rpc"),
+            interceptors=[
+                CallGuard(
+                    Slots(threads, "calls"), Slots(_LASTING_CALLS, "watchers of jobs or reflection")
+                )
+            ],
+            options=list(_options(limits).items()),
+        )
+        self._add_services(domain, default_deadline_s)
+        self._set_health({"": True, EMBED: True, SYSTEM: True, INDEX: False, SEARCH: False})
+
+    def _add_services(self, domain: Domain, deadline_s: float) -> None:
+        server, limits = self._server, domain.limits
+        embed_service_pb2_grpc.add_EmbedServiceServicer_to_server(
+            EmbedService(domain.embedding, domain.models, limits, deadline_s), server
+        )
+        index_service_pb2_grpc.add_IndexServiceServicer_to_server(
+            IndexService(
+                domain.library,
+                domain.ingest,
+                domain.jobs,
+                self._uploads,
+                limits,
+                default_index=domain.default_index,
+                default_deadline_s=deadline_s,
+            ),
+            server,
+        )
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(
+            SearchService(domain.searcher, limits, deadline_s), server
+        )
+        system_service_pb2_grpc.add_SystemServiceServicer_to_server(
+            SystemService(domain.facts, domain.library, domain.models, limits), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        _add_reflection(server)
+
+    def start(self, listen: str) -> str:
+        """Listen on HOST:PORT and serve; return the address with the port that it got.
+
+        Raises FailedPrecondition if the address cannot be had.
+        """
+        check_address(listen)
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError:
+            raise _cannot_listen(listen, "gRPC could not bind it") from None
+        self._server.start()
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    def set_ready(self) -> None:
+        """Tell health checks that every collection is open."""
+        self._set_health(dict.fromkeys(_WAIT_FOR_LIBRARY, True))
+
+    def stop(self, grace_s: float) -> None:
+        """Say NOT_SERVING, ask uploads to end, finish what is under way within `grace_s`.
+
+        What is not finished then is cancelled. A second call changes nothing.
+        """
+        self._health.enter_graceful_shutdown()
+        self._uploads.drain(grace_s)
+        self._server.stop(grace_s).wait()
+
+    def _set_health(self, serving: Mapping[str, bool]) -> None:
+        for name, is_serving in serving.items():
+            status = health_pb2.HealthCheckResponse.SERVING
+            if not is_serving:
+                status = health_pb2.HealthCheckResponse.NOT_SERVING
+            self._health.set(name, status)
+
+
+def _options(limits: Limits) -> dict[str, int]:
+    """Return the channel arguments: message sizes, and who is still there."""
+    return {
+        "grpc.so_reuseport": 0,  # two servers on one port would share its calls silently
+        "grpc.max_receive_message_length": limits.max_message_bytes,
+        "grpc.max_send_message_length": limits.max_message_bytes,
+        "grpc.max_concurrent_streams": 100,
+        "grpc.keepalive_time_ms": 60_000,
+        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_ping_interval_without_data_ms": 30_000,
+        # Connections end now and then, so that load spreads after a restart; the calls
+        # on them, uploads above all, may take as long as they like.
+        "grpc.max_connection_age_ms": 30 * 60_000,
+    }
+
+
+def _add_reflection(server: grpc.Server) -> None:
+    """Offer reflection as v1alpha, which is what the library knows, and as v1."""
+    servicer = reflection.ReflectionServicer(_SERVICES)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    handlers = {"ServerReflectionInfo": handler}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(REFLECTION_V1, handlers),)
+    )
+
+
+def check_address(listen: str) -> None:
+    """Raise FailedPrecondition, in words, if the address cannot be listened on."""
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _cannot_listen(listen, error.strerror or str(error)) from None
+
+
+def _cannot_listen(listen: str, why: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"Cannot listen on {listen} ({why}). Stop what is listening there, or choose another "
+        "address with --listen; port 0 takes any free one."
+    )
