@@ -40,9 +40,9 @@ def test_every_labelled_file_gets_the_labelled_answer(folder: str, side: int) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for path, entry in files(folder):
-            began = time.monotonic()
+            began = time.process_time()
             got = answer(path, side)
-            took = time.monotonic() - began
+            took = time.process_time() - began
             outcome = "ok" if isinstance(got, Decoded) else "reject"
             if entry["expect"] not in (outcome, "either") or took > 2:
                 wrong.append((path.name, entry["expect"], outcome, f"{took:.1f} s"))

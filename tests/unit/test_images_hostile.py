@@ -113,10 +113,10 @@ def oversized() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", oversized())
 def test_a_header_of_too_many_pixels_is_refused_at_once(name: str) -> None:
     data = oversized()[name]
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ImageTooLarge) as caught:
         decode(data, max_pixels=MAX)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
     assert "pixels" in caught.value.message
     assert int(caught.value.metadata["pixels"]) > int(caught.value.metadata["limit"])
 
@@ -157,10 +157,10 @@ def tedious() -> dict[str, tuple[bytes, type[InvalidArgument]]]:
 @pytest.mark.parametrize("name", tedious())
 def test_a_file_of_endless_parts_is_refused_soon(name: str) -> None:
     data, error = tedious()[name]
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(error):
         decode(data, max_pixels=100_000_000)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_streams_of_endless_units_are_refused() -> None:
@@ -175,11 +175,10 @@ def test_an_ordinary_progressive_file_is_no_bomb() -> None:
         assert decode(file, max_pixels=MAX).media_type == "image/jpeg"
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+# The end of an animation belongs to other frames.
+@pytest.mark.parametrize("name", [n for n in ORDINARY if "anim" not in n and n != "apng"])
 def test_a_picture_cut_short_is_refused(name: str) -> None:
     data = ORDINARY[name]
-    if "anim" in name or name == "apng":
-        pytest.skip("its end belongs to other frames")
     for i in range(20):
         cut = data[: int(len(data) * 0.93 * i / 19)]
         with pytest.raises(InvalidArgument):
@@ -279,13 +278,13 @@ def test_damaged_files_only_ever_raise_invalid_argument() -> None:
             if data.startswith(b"\x89PNG") and rng.random() < 0.7:
                 data = repair_png(data)
             tried += 1
-            began = time.monotonic()
+            began = time.process_time()
             try:
                 decode(data, max_pixels=1_000_000, side=rng.choice((0, 16, 128)))
                 decoded += 1
             except InvalidArgument:
                 pass
-            assert time.monotonic() - began < 2
+            assert time.process_time() - began < 2
     print(f"{tried} files, {decoded} still decoded")
     assert tried > 200
     assert 0 < decoded < tried

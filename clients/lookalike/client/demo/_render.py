@@ -257,9 +257,7 @@ def _texture(kind: str, x: Array, z: Array) -> Array:
             plank = np.floor(z * 2.2)
             grain = np.sin(x * 2.2 + 7 * np.sin(plank * 5) + 1.3 * np.sin(z * 31 + x * 1.1 + plank))
             seam = np.abs((z * 2.2) % 1 - np.float32(0.5)) > 0.485
-            share = np.clip(
-                0.45 + 0.3 * grain + 0.2 * np.sin(plank * 12.9) + 0.5 * seam, 0, 1
-            )
+            share = np.clip(0.45 + 0.3 * grain + 0.2 * np.sin(plank * 12.9) + 0.5 * seam, 0, 1)
             return share
         case "stripes":
             return _tick(x * 1.1 + z * 0.5) * np.float32(0.5) + np.float32(0.5)

@@ -25,7 +25,7 @@ class Header:
     height: int
     essence: bytes
     bytes_per_pixel: float
-    """Memory at the height of decoding; measured, see docs/decisions."""
+    """Memory at the height of decoding, measured; the result with `side` = 0 comes on top."""
     orientation: int = 1
     """EXIF, 1 to 8."""
     scans: int = 1
