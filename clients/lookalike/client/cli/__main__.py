@@ -1,0 +1,3 @@
+from lookalike.client.cli import main
+
+main()

@@ -1,0 +1,96 @@
+"""`lookalike info`, `lookalike health`, `lookalike models`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lookalike.client.cli import _exit, _options
+from lookalike.client.cli._output import (
+    bytes_text,
+    print_json,
+    print_pairs,
+    print_table,
+    time_text,
+)
+from lookalike.client.cli._progress import say
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("models", rich_help_panel="Server")(models)
+    app.command("info", rich_help_panel="Server")(info)
+    app.command("health", rich_help_panel="Server")(health)
+
+
+def models(server: _options.Server = "", json: _options.Json = False) -> int:
+    """List the models that the server can embed with."""
+    with _options.connect(server) as client:
+        found = client.models()
+    if json:
+        for one in found:
+            print_json(one)
+        return _exit.DONE
+    columns = ["name", "dimension", "embeds", "default", "loaded", "device"]
+    rows = [
+        [m.name, m.dimension, ", ".join(m.modalities), m.is_default, m.loaded, m.device]
+        for m in found
+    ]
+    print_table(columns, rows)
+    return _exit.DONE
+
+
+def info(server: _options.Server = "", json: _options.Json = False) -> int:
+    """Say what the server is: version, models, limits."""
+    with _options.connect(server) as client:
+        found = client.info()
+    if json:
+        print_json(found)
+        return _exit.DONE
+    limits = found.limits
+    print_pairs(
+        [
+            ("version", found.version),
+            ("ready", found.ready),
+            ("up since", time_text(found.start_time)),
+            ("model", found.default_model),
+            ("engine", found.engine),
+            ("indexes", ", ".join(found.backends)),
+            (
+                "largest image",
+                f"{bytes_text(limits.max_image_bytes)}, {limits.max_image_pixels} px",
+            ),
+            ("largest batch", limits.max_batch_size),
+            ("most hits", limits.max_search_limit),
+            ("uploads at once", limits.max_uploads),
+        ]
+    )
+    return _exit.DONE
+
+
+def health(
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask only whether it lives, not whether it is ready.")
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", help="Wait so long until it is ready.")
+    ] = 0.0,
+    server: _options.Server = "",
+    json: _options.Json = False,
+) -> int:
+    """Ask whether the server is ready: 0 if it is, 4 if not, for health checks."""
+    from lookalike.client import Health
+    from lookalike.client._sync import SEARCH_SERVICE
+
+    with _options.connect(server) as client:
+        if wait_s:
+            client.wait_ready(wait_s)
+        state = client.health("" if live else SEARCH_SERVICE)
+    if json:
+        print_json({"status": state.value})
+    else:
+        print(state.value)
+    if state is Health.SERVING:
+        return _exit.DONE
+    say("lookalike: the server answers, and is not ready yet")
+    return _exit.NOT_REACHED
