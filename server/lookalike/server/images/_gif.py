@@ -35,6 +35,6 @@ def read(data: bytes) -> Header:
     left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, pos + 1)
     if not frame_width or not frame_height:
         raise undecodable("is a GIF with an empty frame")
-    essence = b"".join([screen, control, data[pos:]])
+    essence = b"".join([screen, control, memoryview(data)[pos:]])
     width, height = max(width, left + frame_width), max(height, top + frame_height)
     return Header("GIF", width, height, essence, 1.2)

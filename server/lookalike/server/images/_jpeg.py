@@ -96,7 +96,7 @@ def _header(
         "JPEG",
         width,
         height,
-        b"".join([*kept, data[first_scan:]]),
+        b"".join([*kept, memoryview(data)[first_scan:]]),
         # With several scans the library keeps all coefficients, two bytes each, beside
         # pixels that are shrunk to a quarter or less while decoding.
         max(4, 2 * _samples(body, components) + 1) if many else 4,
