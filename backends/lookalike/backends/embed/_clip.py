@@ -180,8 +180,8 @@ def _vectors(output: Any, count: int) -> Vectors:
             "The model gives no pooled vector for a picture. Use an encoder such as CLIP, SigLIP "
             "or DINOv2."
         )
-    vectors: Vectors = tensor.reshape(count, -1).float().cpu().numpy()
-    return vectors
+    # DINOv2 gives a slice of all its tokens: not contiguous, and it would keep them in memory.
+    return np.ascontiguousarray(tensor.reshape(count, -1).float().cpu().numpy())
 
 
 def _check_apart(vectors: Vectors, what: str, why: str) -> None:
