@@ -66,7 +66,7 @@ class ChangeLog:
                 by_number[step.number] = []
             elif len(step.removed) or len(step.added):
                 by_number.setdefault(step.number, []).append(step)
-        folded = {number: _fold(seq, steps) for number, steps in by_number.items()}
+        folded = {number: _fold(seq, steps) for number, steps in by_number.items() if steps}
         return {
             number: changes
             for number, changes in folded.items()

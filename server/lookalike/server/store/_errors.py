@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,8 @@ from lookalike.backends.errors import (
     ResourceExhausted,
     Unavailable,
 )
+
+_log = logging.getLogger(__name__)
 
 # What a full disk, a used-up quota and a limit on the size of files are to write().
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -59,6 +62,7 @@ def domain_error(error: Exception) -> LookalikeError:
             return ResourceExhausted("The server has no memory left; try again later.")
         case apsw.ConnectionClosedError():
             return Unavailable("The store is closed.")
+    _log.error("unexpected error of the database", exc_info=error)
     return Internal("The store could not do this; the server's log says more.")
 
 

@@ -112,7 +112,9 @@ class _Translation:
             )
             return _Field("'text'", text, is_time=True)
         if not name:
-            raise FilterInvalid("A condition names no field.")
+            raise FilterInvalid("A condition names no field.", field="field")
+        if "\0" in name:
+            raise FilterInvalid("No field has a NUL character in its name.", field="field")
         labels = (json.dumps(label, ensure_ascii=False) for label in name.split("."))
         path = self._bind("$." + ".".join(labels))
         return _Field(
@@ -172,7 +174,8 @@ class _Translation:
                 f"({field.type} IN ('integer', 'real') AND "
                 f"CAST({field.value} AS REAL) IN (SELECT value FROM carray({array})))"
             )
-        return f"({' OR '.join(parts) or '0'})"
+        # Nothing is in an empty list; every bound path has to be used.
+        return f"({' OR '.join(parts) or field.type + ' IS NULL'})"
 
     def _contains(self, field: _Field, operand: object) -> str:
         if not field.path:
@@ -189,7 +192,8 @@ class _Translation:
         if not operand:
             return f"({field.type} = 'text')"
         prefix = operand.encode("utf-8")
-        start = f"substr(CAST({field.value} AS BLOB), 1, {len(prefix)})"
+        # Of an empty blob, substr makes NULL.
+        start = f"ifnull(substr(CAST({field.value} AS BLOB), 1, {len(prefix)}), x'')"
         return f"({field.type} = 'text' AND {start} = {self._bind(prefix)})"
 
 

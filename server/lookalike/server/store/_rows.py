@@ -69,7 +69,16 @@ def encode_metadata(metadata: Json) -> str:
             "lists and objects.",
             field="metadata",
         ) from error
+    # SQLite takes the end of a key for where its first NUL is.
+    if "\\u0000" in text and _has_nul_key(metadata):
+        raise InvalidArgument("A metadata key has a NUL character; remove it.", field="metadata")
     return text
+
+
+def _has_nul_key(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any("\0" in key or _has_nul_key(inner) for key, inner in value.items())
+    return isinstance(value, list | tuple) and any(_has_nul_key(inner) for inner in value)
 
 
 def decode_metadata(text: bytes) -> Json:
