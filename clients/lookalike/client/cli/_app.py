@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from lookalike.client.cli import collections, embed, index, items, jobs, search, serve, system
+from lookalike.client.cli import (
+    collections,
+    demo,
+    embed,
+    index,
+    items,
+    jobs,
+    search,
+    serve,
+    system,
+)
 
 
 def make_app() -> typer.Typer:
@@ -20,7 +30,7 @@ def make_app() -> typer.Typer:
         invoke_without_command=True,
     )
     app.callback(invoke_without_command=True)(_root)
-    for module in (index, search, embed, collections, items, jobs, system, serve):
+    for module in (index, search, embed, collections, items, jobs, system, serve, demo):
         module.add_to(app)
     return app
 
