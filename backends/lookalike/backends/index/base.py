@@ -25,6 +25,8 @@ class VectorIndex(ABC):
     """The name in the registry."""
     exact: bool = False
     """True if every search compares with every live row."""
+    count: int
+    dim: int
 
     def __init__(self, spec: IndexSpec, vectors: Vectors) -> None:
         self.spec = spec
