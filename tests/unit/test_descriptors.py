@@ -208,7 +208,8 @@ def test_oklab_agrees_with_published_values() -> None:
 
 
 def _histogram(*colours: tuple[int, int, int]) -> Vectors:
-    return ColourHistogram()(oklab(np.array(colours, np.float32).T))
+    weight = np.full(len(colours), 1 / len(colours), np.float32)
+    return ColourHistogram()(oklab(np.array(colours, np.float32).T), weight)
 
 
 def test_a_grey_picture_has_no_hue() -> None:

@@ -15,6 +15,7 @@ from lookalike.backends.embed._descriptors import (
     Company,
     EdgeLayout,
     EdgeMap,
+    middle,
     unit,
 )
 from lookalike.backends.embed._resize import squeeze
@@ -56,6 +57,7 @@ class BuiltinEmbedder(Embedder):
         self._layout = EdgeLayout()
         self._company = Company()
         self._colours = ColourHistogram()
+        self._weight = middle(_SMALL, ColourHistogram.spread)
         self._to_small = _averaging(_SIDE, _SMALL)
         self._to_cells = _averaging(_SMALL, CELLS)
         self._luma = np.asarray(_LUMA, np.float32)
@@ -87,7 +89,7 @@ class BuiltinEmbedder(Embedder):
         blocks = {
             "company": self._company(fine, coarse, lab_cells),
             "layout": self._layout(fine),
-            "colours": self._colours(lab.reshape(3, -1)),
+            "colours": self._colours(lab.reshape(3, -1), self._weight),
         }
         return unit(np.concatenate([self._scale[name] * block for name, block in blocks.items()]))
 

@@ -50,10 +50,12 @@ class ColourHistogram:
     pale, vivid = 0.06, 0.16
     """Chroma of the 16 pale bins, and from where on only the 16 vivid ones count."""
     hues = 8
+    spread = 1.0
+    """Of the weight around the middle that the embedder gives."""
     dim = 5 + 4 * hues
 
-    def __call__(self, lab: Float) -> Float:
-        """Return the (37,) float32 unit vector of (3, n) Oklab pixels. Any thread."""
+    def __call__(self, lab: Float, weight: Float) -> Float:
+        """Return (37,) float32, length 1, of (3, n) Oklab pixels that count (n,). Any thread."""
         light, chroma = lab[0], np.hypot(lab[1], lab[2])
         colour = np.clip(chroma / self.pale, 0, 1)
         strong = np.clip((chroma - self.pale) / (self.vivid - self.pale), 0, 1)
@@ -72,5 +74,7 @@ class ColourHistogram:
         step = (self.greys[1] - self.greys[0]) / 4
         place = np.clip((light - self.greys[0]) / step, 0, 4)
         grey = np.maximum(0, 1 - np.abs(place - np.arange(5)[:, None]))
-        counts = np.concatenate([grey @ (1 - colour), (kinds @ hue.T).ravel()])
+        counts = np.concatenate(
+            [grey @ (weight - weight * colour), (kinds * weight @ hue.T).ravel()]
+        )
         return np.asarray(np.sqrt(counts / counts.sum()), dtype=np.float32)
