@@ -53,7 +53,7 @@ section { margin-top: 2.5rem; padding-top: 1.5rem; border-top: 1px solid var(--l
 .well img { width: 100%; height: 100%; object-fit: contain; display: block; }
 .text { padding: .6rem .8rem .8rem; overflow-wrap: anywhere; }
 .score { display: flex; justify-content: space-between; gap: .5rem; }
-.score b { font-variant-numeric: tabular-nums; }
+.score b { font-variant-numeric: tabular-nums; white-space: nowrap; }
 meter { width: 100%; height: .5rem; accent-color: var(--mark); }
 details { margin-top: .3rem; } pre { white-space: pre-wrap; margin: .3rem 0 0; font-size: .75rem; }
 """
