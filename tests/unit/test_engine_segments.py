@@ -373,7 +373,7 @@ def test_a_zero_query_has_no_cosine(opens: Opens) -> None:
 
 def test_keys_that_do_not_rise_are_taken_in_all_the_same(opens: Opens) -> None:
     scene = opens(delta_limit=50)
-    vectors = scene.random(6)
+    vectors = scene.random(5)
     order = [30, 10, 20, 10]
     scene.engine.apply(Changes(1, NO_KEYS, np.array(order), vectors[[0, 1, 2, 1]]))
     scene.engine.apply(Changes(2, np.array([20]), np.array([5, 15]), vectors[3:5]))

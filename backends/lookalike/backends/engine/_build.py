@@ -9,6 +9,7 @@ import numpy as np
 
 from lookalike.backends.engine._part import Part, Segment
 from lookalike.backends.engine._snapshot import Disk
+from lookalike.backends.engine._view import View
 from lookalike.backends.index import auto
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.registry import indexes
@@ -16,8 +17,6 @@ from lookalike.backends.types import IndexSpec, Keys, Progress, Vectors
 
 log = logging.getLogger(__name__)
 
-DEAD_SHARE = 0.2
-"""A segment with more dead rows than this is built anew; graphs lose their way in them."""
 BLOCK_ROWS = 8192
 """Rows copied at a time."""
 
@@ -26,21 +25,23 @@ class Abandoned(Exception):
     """Raised by the progress of a background build that nobody waits for any more."""
 
 
-def plan(parts: Sequence[Part]) -> list[Part]:
+def plan(view: View) -> list[Part]:
     """Return the parts that should become one segment now; empty if none should.
 
-    A new segment swallows older ones that are not larger than what it has so far:
-    each time a vector is built in again its segment is at least twice as large, so
-    there are O(log n) segments and each vector is built in O(log n) times.
+    Those that wait for an index if they are too many, else those with many dead
+    rows. A new segment swallows older ones that are not larger than what it has so
+    far: each time a vector is built in again its segment is at least twice as
+    large, so there are O(log n) segments and each vector is built in O(log n) times.
     """
-    chosen = [part for part in parts if not part.segment.sealed]
-    if not chosen:
-        chosen = [part for part in parts if part.dead > DEAD_SHARE * len(part.segment.keys)]
+    if view.overfull:
+        chosen = [part for part in view.parts if not part.segment.sealed]
+    else:
+        chosen = view.withered
     if not chosen:
         return []
     total = sum(part.count for part in chosen)
-    for part in sorted(parts, key=lambda part: part.count):
-        if not any(part is other for other in chosen):
+    for part in sorted(view.parts, key=lambda part: part.count):
+        if part.segment.sealed and not any(part is other for other in chosen):
             if part.count > total:
                 break
             chosen.append(part)

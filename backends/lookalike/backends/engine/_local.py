@@ -10,21 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
-from lookalike.backends.engine._build import (
-    DEAD_SHARE,
-    Abandoned,
-    build_segment,
-    plan,
-)
-from lookalike.backends.engine._part import Delta, Part, Segment, difference
+from lookalike.backends.engine._build import Abandoned, build_segment, plan
+from lookalike.backends.engine._part import Part, Segment
 from lookalike.backends.engine._recover import load_segments, reconcile
 from lookalike.backends.engine._scan import checked, merge
 from lookalike.backends.engine._snapshot import Disk
+from lookalike.backends.engine._view import Delta, View, first_room
 from lookalike.backends.engine.base import Engine, EngineConfig, EngineStats, Truth
 from lookalike.backends.errors import (
     DimensionMismatch,
@@ -46,18 +42,9 @@ from lookalike.backends.types import (
 log = logging.getLogger(__name__)
 
 DELTA_LIMIT = 8192
-"""Rows the delta may have before they become a segment."""
+"""Rows without an index before they become a segment."""
 RETRY_S = (5.0, 30.0, 300.0)
 """Pauses of the builder after its first, second, and each later failure in a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What one search sees; nothing in it ever changes."""
-
-    parts: tuple[Part, ...]
-    delta: Part
-    seq: int
 
 
 class LocalEngine(Engine):
@@ -80,17 +67,19 @@ class LocalEngine(Engine):
         engine._builder.start()
         return engine
 
+    @property
+    def applied_seq(self) -> int:  # type: ignore[override]
+        """The seq of the last commit that was taken in. Any thread."""
+        return self._view.seq
+
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._spec = replace(config.index, metric=config.metric)
-        self._delta_limit = _whole(config, "delta_limit", DELTA_LIMIT)
+        limit = _whole(config, "delta_limit", DELTA_LIMIT)
         self._threads = _whole(config, "build_threads", 1)
         self._disk = Disk(config.directory)
-        self._delta = Delta(config.dim)
-        self._view: _View = _View((), Part(self._delta.segment()), 0)
-        self._top = -1
+        self._view = View.of((), Delta.empty(config.dim, first_room(limit)), 0, limit)
         self._recovered = ""
-        self.applied_seq = 0
         # Order of locks: _builds, then _saves, then _state.
         self._builds = threading.Lock()
         """Held while a segment is built."""
@@ -127,7 +116,7 @@ class LocalEngine(Engine):
         found: list[Hits] = []
         total = 0
         exact = True
-        for part in (*view.parts, view.delta):
+        for part in view.every:
             if part.count:
                 hits, count = part.search(queries, k, metric, allowed, params)
                 total += count
@@ -149,19 +138,7 @@ class LocalEngine(Engine):
         with self._state:
             if changes.seq < self.applied_seq:
                 return
-            view = self._view
-            # A key lives once: one that the same commit added and removed is gone.
-            new = difference(added, removed)
-            if len(new) and new[0] <= self._top:
-                for part in (*view.parts, view.delta):
-                    new = difference(new, part.segment.keys)
-            parts = tuple(part.without(removed) for part in view.parts)
-            delta = view.delta.without(removed)
-            if len(new):
-                chosen = vectors if len(new) == len(added) else vectors[np.isin(added, new)]
-                delta = self._delta.append(new, chosen, delta)
-                self._top = max(self._top, int(new[-1]))
-            self._publish([part for part in parts if part.count], delta, changes.seq)
+            self._view = self._view.changed(changes.seq, removed, added, vectors)
             if self._work_waits():
                 self._state.notify_all()
 
@@ -185,10 +162,6 @@ class LocalEngine(Engine):
             vectors = vectors[order]
         return keys, vectors
 
-    def _publish(self, parts: Sequence[Part], delta: Part, seq: int) -> None:
-        self._view = _View(tuple(parts), delta, seq)
-        self.applied_seq = seq
-
     # -- building ----------------------------------------------------------------
 
     def rebuild(self, spec: IndexSpec, progress: Progress) -> None:
@@ -206,7 +179,7 @@ class LocalEngine(Engine):
             with self._builds:
                 with self._state:
                     self._stop_if_closing()
-                    self._freeze()
+                    self._view = self._view.frozen()
                     inputs = self._view.parts
                 self._build(inputs, spec, self._watched(progress), fall_back=False)
                 self._save()
@@ -247,38 +220,13 @@ class LocalEngine(Engine):
                 fall_back=fall_back,
             )
         with self._state:
-            self._swap(inputs, built)
+            self._view = self._view.swapped(inputs, built)
             self._spec = spec
-        for part in inputs:
+        for part in inputs:  # those that the disk had no room for
             self._disk.abandon(part.segment.number)
 
-    def _swap(self, inputs: Sequence[Part], built: Segment | None) -> None:
-        """Replace the inputs, carrying over what was removed while the build ran."""
-        now = {part.segment.number: part for part in self._view.parts}
-        new = [] if built is None else [Part(built)]
-        for part in inputs:
-            present = now.pop(part.segment.number, None)
-            if present is None or present.live is not part.live:
-                gone = difference(part.keys(), present.keys() if present else _NO_KEYS)
-                new = [fresh.without(gone) for fresh in new]
-        kept = [part for part in (*now.values(), *new) if part.count]
-        self._publish(kept, self._view.delta, self.applied_seq)
-
-    def _freeze(self) -> None:
-        """Make the delta a part that waits for its index, and begin a new one."""
-        view = self._view
-        parts = list(view.parts)
-        if view.delta.count:
-            segment = replace(view.delta.segment, number=self._disk.new_number())
-            parts.append(replace(view.delta, segment=segment))
-        self._delta = Delta(self._config.dim)
-        self._publish(parts, Part(self._delta.segment()), self.applied_seq)
-
     def _work_waits(self) -> bool:
-        return self._delta.rows > self._delta_limit or any(
-            not part.segment.sealed or part.dead > DEAD_SHARE * len(part.segment.keys)
-            for part in self._view.parts
-        )
+        return self._view.overfull or bool(self._view.withered)
 
     def _run(self) -> None:
         """Build and save whatever waits, until the engine is closed."""
@@ -305,9 +253,9 @@ class LocalEngine(Engine):
     def _build_waiting(self) -> None:
         with self._builds:
             with self._state:
-                if self._delta.rows > self._delta_limit:
-                    self._freeze()
-                inputs, spec = plan(self._view.parts), self._spec
+                if self._view.overfull:
+                    self._view = self._view.frozen()
+                inputs, spec = plan(self._view), self._spec
             if inputs:
                 self._build(inputs, spec, self._background, fall_back=True)
                 self._save()
@@ -326,10 +274,10 @@ class LocalEngine(Engine):
     def _save(self) -> None:
         with self._saves:
             with self._state:
-                parts, seq, spec = self._view.parts, self.applied_seq, self._spec
-            segments = [part.segment for part in parts if part.segment.sealed]
+                view, spec = self._view, self._spec
+            segments = [part.segment for part in view.parts if part.segment.sealed]
             try:
-                self._disk.save(segments, seq, spec, self._config.owner, self._config.dim)
+                self._disk.save(segments, view.seq, spec, self._config.owner, self._config.dim)
             except Exception as error:
                 text = error.strerror if isinstance(error, OSError) else type(error).__name__
                 log.warning("snapshot not written, trying again at the next chance: %s", text)
@@ -337,10 +285,8 @@ class LocalEngine(Engine):
     def _recover(self, truth: Truth) -> None:
         seq = truth.seq()
         segments, self._recovered = load_segments(self._disk, self._config, seq)
-        parts, self._delta, fresh = reconcile(segments, truth, self._config.dim)
-        keys = [part.segment.keys[-1] for part in (*parts, fresh) if len(part.segment.keys)]
-        self._top = int(max(keys, default=-1))
-        self._publish(parts, fresh, seq)
+        limit = self._view.limit
+        self._view = reconcile(segments, truth, seq, self._config.dim, limit)
 
     # -- reading and closing -----------------------------------------------------
 
@@ -350,14 +296,13 @@ class LocalEngine(Engine):
             view = self._view
             building = self._building or self._rebuilds > 0
             building = building or (self._work_waits() and not self._closing)
-        every = (*view.parts, view.delta)
         return EngineStats(
-            count=sum(part.count for part in every),
+            count=view.count,
             indexed=sum(part.count for part in view.parts if part.segment.index is not None),
             segments=[part.describe() for part in view.parts if part.segment.sealed],
             building=building,
             recovered=self._recovered,
-            memory_bytes=sum(part.memory_bytes for part in every),
+            memory_bytes=sum(part.memory_bytes for part in view.every),
         )
 
     def close(self) -> None:
@@ -374,9 +319,6 @@ class LocalEngine(Engine):
             self._builder.join()
         with self._builds, self._saves:
             pass  # a rebuild that was stopped has removed its files
-
-
-_NO_KEYS = np.empty(0, np.int64)
 
 
 def _whole(config: EngineConfig, name: str, default: int) -> int:

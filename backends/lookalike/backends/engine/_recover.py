@@ -6,8 +6,9 @@ import logging
 
 import numpy as np
 
-from lookalike.backends.engine._part import Delta, Part, Segment, difference, rows_of
+from lookalike.backends.engine._part import Part, Segment, difference, rows_of
 from lookalike.backends.engine._snapshot import Disk, Doubtful, Manifest, SegmentRecord
+from lookalike.backends.engine._view import Delta, View, first_room
 from lookalike.backends.engine.base import EngineConfig, Truth
 from lookalike.backends.errors import DataLoss, LookalikeError
 from lookalike.backends.index.base import VectorIndex
@@ -49,8 +50,8 @@ def load_segments(disk: Disk, config: EngineConfig, seq: int) -> tuple[list[Segm
     return segments, reason
 
 
-def reconcile(segments: list[Segment], truth: Truth, dim: int) -> tuple[list[Part], Delta, Part]:
-    """Return parts that hold exactly what the store holds.
+def reconcile(segments: list[Segment], truth: Truth, seq: int, dim: int, limit: int) -> View:
+    """Return a view of exactly what the store holds; `seq` was read before.
 
     Keys are compared as sets, so it does not matter how old the segments are.
     """
@@ -65,8 +66,7 @@ def reconcile(segments: list[Segment], truth: Truth, dim: int) -> tuple[list[Par
             whole = len(present) == len(live)
             parts.append(Part(segment, None if whole else live))
             missing = difference(missing, segment.keys)
-    delta = Delta(dim, reserve=len(missing))
-    fresh = Part(delta.segment())
+    delta = Delta.empty(dim, max(len(missing), first_room(limit)))
     for start in range(0, len(missing), CHUNK_ROWS):
         keys, vectors = _read(truth, missing[start : start + CHUNK_ROWS])
         if vectors.shape != (len(keys), dim):
@@ -75,8 +75,8 @@ def reconcile(segments: list[Segment], truth: Truth, dim: int) -> tuple[list[Par
                 f"{dim}. Run the store's verify command."
             )
         if len(keys):
-            fresh = delta.append(keys, vectors, fresh)
-    return parts, delta, fresh
+            delta = delta.append(keys, vectors)
+    return View.of(parts, delta, seq, limit)
 
 
 def _check(manifest: Manifest, config: EngineConfig, seq: int) -> None:

@@ -33,6 +33,10 @@ ONE = 1e-6
 """Cosines this near to 1 are 1, as the indexes have it: parts must score alike."""
 SCORE_BYTES = 16 << 20
 """Scores held at a time."""
+GEMM_QUERIES = 5
+"""From so many queries on a matrix product is quicker. Below, one pass of `vecdot`
+is as quick on idle cores, and its one thread does not wait for others on busy ones:
+10,000 x 512, one query, 2 cores with a load of 8: 0.7 ms against 16 ms."""
 DENSE_SHARE = 0.2
 """From this share on, comparing with all rows is cheaper than gathering some.
 Measured, 10,000 x 512: all rows 0.35 ms, 2,000 gathered rows 0.4 ms."""
@@ -165,7 +169,11 @@ def _blocks(
 def _rough(block: Vectors, queries: Vectors, metric: Metric) -> NDArray[np.floating]:
     if metric is not Metric.L2:
         with np.errstate(over="ignore", invalid="ignore"):
-            products: NDArray[np.floating] = queries @ block.T
+            products: NDArray[np.floating]
+            if len(queries) < GEMM_QUERIES:
+                products = np.vecdot(block[:, None, :], queries[None, :, :]).T
+            else:
+                products = queries @ block.T
         if metric is Metric.DOT and not np.isfinite(products).all():
             products = queries.astype(np.float64) @ block.T.astype(np.float64)
         return products
