@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,29 @@ def test_no_model_at_all_is_told_with_an_example() -> None:
 def test_a_hub_name_without_a_copy_here_says_how_to_fetch_it() -> None:
     message = refusal("no-such-owner/no-such-model", offline=True)
     assert "hf download no-such-owner/no-such-model --local-dir" in message
+
+
+def test_a_hub_name_loads_from_the_copy_here(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789012345678901234567890123456789"
+    kept = tmp_path / "models--some-owner--tiny"
+    shutil.copytree(whole, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    expected = opened(whole).space
+    assert opened("some-owner/tiny", offline=True).space == expected
+    assert opened("some-owner/tiny", offline=True, revision=commit).space == expected
+    assert "some-owner/tiny" in refusal("some-owner/tiny", offline=True, revision="other")
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_library_that_a_tokenizer_needs_is_named(copy: Path) -> None:
+    edit(copy / "tokenizer_config.json", tokenizer_class="SiglipTokenizer")
+    assert "pip install sentencepiece" in refusal(copy)
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,11 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
     except (ModelInvalid, BackendUnavailable):
         raise
     except ImportError as error:
+        # SigLIP's first tokenizer; the others come with transformers.
+        wants_pieces = "sentencepiece" in str(error).lower()
+        cure = "pip install sentencepiece" if wants_pieces else _one_line(error, checkpoint)
         raise ModelInvalid(
-            f"The checkpoint {checkpoint.name!r} needs a library that is not installed. "
-            f"{_one_line(error, checkpoint)}",
+            f"The checkpoint {checkpoint.name!r} needs a library that is not installed: {cure}",
             model=checkpoint.name,
         ) from error
     except Exception as error:
