@@ -7,7 +7,13 @@ import sys
 from collections.abc import Callable
 
 from lookalike.client.cli import _settings
-from lookalike.client.errors import FileUnreadable, LookalikeError, NotFound, ServerUnavailable
+from lookalike.client.errors import (
+    CollectionNotFound,
+    FileUnreadable,
+    LookalikeError,
+    NotFound,
+    ServerUnavailable,
+)
 
 DONE, FAILED, USAGE, SOME_FAILED, NOT_REACHED, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -73,6 +79,8 @@ def _defect(error: Exception) -> int:
 def _with_cure(error: LookalikeError) -> str:
     if isinstance(error, FileUnreadable) and error.field == "picture":
         return f"{error.message}\nto search with words: lookalike search --text ..."
+    if isinstance(error, CollectionNotFound):
+        return f"{error.message}\nto make one: lookalike collections create NAME"
     return error.message
 
 
