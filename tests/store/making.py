@@ -78,6 +78,16 @@ def put(
     return do(store, lambda t: t.put(number, made, mode))
 
 
+def putting(number: int, *items: ReadyItem) -> Callable[[Transaction], list[WriteResult]]:
+    """Return the operation that stores the items."""
+    return lambda t: t.put(number, items, WriteMode.UPSERT)
+
+
+def deleting(number: int, *ids: str) -> Callable[[Transaction], int]:
+    """Return the operation that deletes the ids."""
+    return lambda t: t.delete(number, ids)
+
+
 def new_digest(old: bytes, metadata: Json) -> bytes:
     """Return a digest that depends on both."""
     return hashlib.sha256(old + repr(sorted(metadata.items())).encode()).digest()

@@ -83,7 +83,7 @@ def holds(found: Item, condition: Condition) -> bool:
         return False
     a: Any = [ord(c) for c in value] if isinstance(value, str) else value
     b: Any = [ord(c) for c in operand] if isinstance(operand, str) else operand
-    answers = {Test.LT: a < b, Test.LTE: a <= b, Test.GT: a > b, Test.GTE: a >= b}
+    answers: dict[Test, bool] = {Test.LT: a < b, Test.LTE: a <= b, Test.GT: a > b, Test.GTE: a >= b}
     return answers[condition.test]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from lookalike.server.domain import (
     WriteMode,
 )
 from lookalike.server.store import Store
-from store.making import DIM, create, do, item, new_digest, put, vector
+from store.making import DIM, create, deleting, do, item, new_digest, put, vector
 
 
 def outcomes(results: Any) -> list[Outcome]:
@@ -201,7 +202,7 @@ def test_random_puts_agree_with_a_dict(store: Store) -> None:
             assert result.outcome is _expected(model, mode, item_id, (value, meta))
         if rng.random() < 0.2:
             gone = [f"id{rng.randrange(12)}" for _ in range(3)]
-            count = do(store, lambda t, gone=gone: t.delete(number, gone))
+            count = do(store, deleting(number, *gone))
             assert count == len(set(gone) & set(model))
             for item_id in gone:
                 model.pop(item_id, None)
@@ -327,7 +328,8 @@ def test_vectors_come_in_the_order_of_the_keys(store: Store) -> None:
     assert keys.dtype == np.int64
     shuffled = np.random.default_rng(1).permutation(keys)
     vectors = store.vectors(number, shuffled)
-    assert (vectors.shape, vectors.dtype) == ((200, DIM), np.float32)
+    assert vectors.shape == (200, DIM)
+    assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors[:, 0], shuffled - 1)
     assert store.vectors(number, keys[:0]).shape == (0, DIM)
 
@@ -366,7 +368,7 @@ def test_a_collection_comes_back_with_all_its_settings(store: Store, clock: Any)
         CollectionConfig("ivf", index=IndexSpec(algorithm=IvfParams(nlist=3))),
         CollectionConfig("plain"),
     ]
-    made = [do(store, lambda t, c=c: t.create_collection(c, "s")) for c in configs]
+    made = [do(store, methodcaller("create_collection", c, "s")) for c in configs]
     assert store.collections() == made
     assert [record.config for record in made] == configs
     assert made[0].create_time == clock.now
@@ -432,7 +434,7 @@ def test_jobs_come_newest_first_and_can_be_forgotten(store: Store) -> None:
     old = Job("j1", "rebuild_index", "default", JobState.QUEUED, create_time=1.5)
     new = Job("j2", "rebuild_index", "default", JobState.QUEUED, create_time=2.5)
     for job in (old, new):
-        do(store, lambda t, job=job: t.save_job(job))
+        do(store, methodcaller("save_job", job))
     assert store.jobs() == [new, old]
     done = Job(
         "j1", "rebuild_index", "default", JobState.FAILED, 3, 9, "adding", "X", "y", 1.5, 1.75, 4.0

@@ -31,6 +31,8 @@ from lookalike.server.store._mark import Mark
 from lookalike.server.store._rows import (
     COLUMNS,
     FULL_COLUMNS,
+    ORIGINAL,
+    THUMBNAIL,
     VECTOR_JOIN,
     Row,
     damaged,
@@ -223,15 +225,17 @@ class Store:
 
     def image(self, key: int, original: bool) -> StoredImage | None:
         """Return a kept picture of an item; None if it is not kept or the item is gone."""
-        table = "originals" if original else "thumbnails"
+        table, bit = ("originals", ORIGINAL) if original else ("thumbnails", THUMBNAIL)
         rows = self._read(
-            "SELECT p.first_key, CAST(p.media_type AS BLOB), p.data, p.crc "
-            f"FROM items AS i JOIN {table} AS p ON p.first_key = i.first_key WHERE i.key = ?",
+            "SELECT i.first_key, i.kept & ?2, CAST(p.media_type AS BLOB), p.data, p.crc "
+            f"FROM items AS i LEFT JOIN {table} AS p ON p.first_key = i.first_key "
+            "WHERE i.key = ?1",
             key,
+            bit,
         )
-        if not rows:
+        if not rows or not rows[0][1]:
             return None
-        first_key, media_type, data, crc = rows[0]
+        first_key, _, media_type, data, crc = rows[0]
         if not isinstance(data, bytes) or image_crc(first_key, media_type, data) != crc:
             raise self._damaged(key)
         return StoredImage(media_type.decode("utf-8"), data)

@@ -104,8 +104,9 @@ class Writer:
 
     def close(self) -> None:
         """Bring the log home and close the connection; after `finish`."""
-        if not self._broken:
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        if not self._broken and self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE):
+            # Lets SQLite remove the log, which is empty now: one file is left.
+            self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._db.close()
 
     # ------------------------------------------------------------ the thread
@@ -220,13 +221,16 @@ class Writer:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
-    def _checkpoint(self, mode: int) -> None:
-        """Copy the log into the database. Only ever here: see the WAL-reset race."""
+    def _checkpoint(self, mode: int) -> bool:
+        """Copy the log into the database; only ever here, because of the WAL-reset race.
+
+        Returns whether the log holds nothing any more that the database lacks.
+        """
         self._mark.sync()
         try:
             _, done = self._db.wal_checkpoint(mode=mode)
         except apsw.BusyError:
-            return  # readers: the log stays, the next commit tries again
+            return False  # readers: the log stays, the next commit tries again
         except apsw.Error as error:
             # A full disk mends itself. After any other failure the log must stay as
             # it is: it alone surely holds what was acknowledged.
@@ -234,12 +238,14 @@ class Writer:
                 _is_write_failure(error) and not self._is_fatal(error)
             ):
                 _log.warning("no room to bring the log home; trying again later")
-                return
+                return False
             self._broken = True
             _log.critical("the disk failed, the store takes no more writes", exc_info=error)
-            return
-        if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE or done >= self._log_pages:
-            self._log_pages = 0
+            return False
+        if mode != apsw.SQLITE_CHECKPOINT_TRUNCATE and done < self._log_pages:
+            return False
+        self._log_pages = 0
+        return True
 
 
 def _is_write_failure(error: BaseException) -> bool:
