@@ -122,6 +122,38 @@ WRITE_MODE_CREATE_ONLY: WriteMode.ValueType  # 3
 """Fail with ALREADY_EXISTS."""
 Global___WriteMode: _TypeAlias = WriteMode  # noqa: Y015
 
+class _ExifMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExifModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExifMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXIF_MODE_UNSPECIFIED: _ExifMode.ValueType  # 0
+    """The same as EXIF_MODE_NONE."""
+    EXIF_MODE_NONE: _ExifMode.ValueType  # 1
+    """Nothing."""
+    EXIF_MODE_BASIC: _ExifMode.ValueType  # 2
+    """Time, camera and size."""
+    EXIF_MODE_WITH_POSITION: _ExifMode.ValueType  # 3
+    """The position too."""
+
+class ExifMode(_ExifMode, metaclass=_ExifModeEnumTypeWrapper):
+    """What to take over from the EXIF data of pictures into the metadata. It is put
+    under the key "exif": "time" (RFC 3339 without a zone, as the camera has it),
+    "camera", "width" and "height", and "latitude" and "longitude" in degrees. What
+    the item brings itself under "exif" goes first.
+    """
+
+EXIF_MODE_UNSPECIFIED: ExifMode.ValueType  # 0
+"""The same as EXIF_MODE_NONE."""
+EXIF_MODE_NONE: ExifMode.ValueType  # 1
+"""Nothing."""
+EXIF_MODE_BASIC: ExifMode.ValueType  # 2
+"""Time, camera and size."""
+EXIF_MODE_WITH_POSITION: ExifMode.ValueType  # 3
+"""The position too."""
+Global___ExifMode: _TypeAlias = ExifMode  # noqa: Y015
+
 class _WriteOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -239,6 +271,8 @@ class Collection(_message.Message):
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     INDEX_STATUS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    INDEXED_FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 of a-z, 0-9, "-" and "_", beginning with a letter. Empty: "default"."""
     description: _builtins.str
@@ -276,6 +310,18 @@ class Collection(_message.Message):
     def index_status(self) -> Global___IndexStatus:
         """What the index is at the moment."""
 
+    @_builtins.property
+    def calibration(self) -> Global___ScoreCalibration:
+        """What unrelated items of this collection score; absent while there are too few
+        to tell.
+        """
+
+    @_builtins.property
+    def indexed_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Metadata fields that get an index of their own, so that filters on them are
+        fast; at most 16. Set by the owner, and only when the collection is made.
+        """
+
     def __init__(
         self,
         *,
@@ -291,14 +337,50 @@ class Collection(_message.Message):
         item_count: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         index_status: Global___IndexStatus | None = ...,
+        calibration: Global___ScoreCalibration | None = ...,
+        indexed_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "index", b"index", "index_status", b"index_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "index", b"index", "index_status", b"index_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "dimension", b"dimension", "image_retention", b"image_retention", "index", b"index", "index_status", b"index_status", "item_count", b"item_count", "metric", b"metric", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "description", b"description", "dimension", b"dimension", "image_retention", b"image_retention", "index", b"index", "index_status", b"index_status", "indexed_fields", b"indexed_fields", "item_count", b"item_count", "metric", b"metric", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class ScoreCalibration(_message.Message):
+    """What pairs of unrelated items score, learned from the collection itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIR_COUNT_FIELD_NUMBER: _builtins.int
+    FALSE_MATCH_RATES_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    pair_count: _builtins.int
+    """Pairs that were compared."""
+    @_builtins.property
+    def false_match_rates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Shares of unrelated pairs, falling: 0.1, 0.01, 0.001, ..."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The score that this share of unrelated pairs reaches, one for each rate."""
+
+    def __init__(
+        self,
+        *,
+        pair_count: _builtins.int = ...,
+        false_match_rates: _abc.Iterable[_builtins.float] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["false_match_rates", b"false_match_rates", "pair_count", b"pair_count", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreCalibration: _TypeAlias = ScoreCalibration  # noqa: Y015
 
 @_typing.final
 class IndexStatus(_message.Message):
@@ -761,10 +843,13 @@ class UpsertItemsRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     WRITE_MODE_FIELD_NUMBER: _builtins.int
+    EXIF_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection. Empty: "default"."""
     write_mode: Global___WriteMode.ValueType
     """What to do with ids that are there already."""
+    exif: Global___ExifMode.ValueType
+    """What to take over from the pictures' EXIF data into "exif" of the metadata."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemInput]:
         """1 to 256 items. If two have the same id, the later one wins."""
@@ -775,10 +860,11 @@ class UpsertItemsRequest(_message.Message):
         collection: _builtins.str = ...,
         items: _abc.Iterable[Global___ItemInput] | None = ...,
         write_mode: Global___WriteMode.ValueType = ...,
+        exif: Global___ExifMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "items", b"items", "write_mode", b"write_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exif", b"exif", "items", b"items", "write_mode", b"write_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -928,6 +1014,7 @@ class UploadStart(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     WRITE_MODE_FIELD_NUMBER: _builtins.int
     FAILURES_ONLY_FIELD_NUMBER: _builtins.int
+    EXIF_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection. Empty: "default"."""
     write_mode: Global___WriteMode.ValueType
@@ -936,16 +1023,19 @@ class UploadStart(_message.Message):
     """True: send only the acknowledgements of failed items and count the others
     in `flushed` and `summary`. Use it with flush to know what is done.
     """
+    exif: Global___ExifMode.ValueType
+    """What to take over from the pictures' EXIF data into "exif" of the metadata."""
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         write_mode: Global___WriteMode.ValueType = ...,
         failures_only: _builtins.bool = ...,
+        exif: Global___ExifMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "failures_only", b"failures_only", "write_mode", b"write_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exif", b"exif", "failures_only", b"failures_only", "write_mode", b"write_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

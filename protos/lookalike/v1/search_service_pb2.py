@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from lookalike.v1 import types_pb2 as lookalike_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lookalike/v1/search_service.proto\x12\x0clookalike.v1\x1a\x18lookalike/v1/types.proto\"\xca\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12$\n\x05image\x18\x03 \x01(\x0b\x32\x13.lookalike.v1.ImageH\x00\x12\x11\n\x07item_id\x18\x04 \x01(\tH\x00\x12&\n\x06vector\x18\x05 \x01(\x0b\x32\x14.lookalike.v1.VectorH\x00\x12\r\n\x05limit\x18\x06 \x01(\x05\x12$\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x16\n\tmin_score\x18\x08 \x01(\x02H\x01\x88\x01\x01\x12$\n\x04view\x18\t \x01(\x0e\x32\x16.lookalike.v1.ItemView\x12*\n\x06params\x18\n \x01(\x0b\x32\x1a.lookalike.v1.SearchParamsB\x07\n\x05queryB\x0c\n\n_min_score\"@\n\x0cSearchParams\x12\r\n\x05\x65xact\x18\x01 \x01(\x08\x12\x11\n\tef_search\x18\x02 \x01(\x05\x12\x0e\n\x06nprobe\x18\x03 \x01(\x05\"_\n\x0eSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.SearchHit\x12&\n\x04info\x18\x02 \x01(\x0b\x32\x18.lookalike.v1.SearchInfo\"<\n\tSearchHit\x12\r\n\x05score\x18\x01 \x01(\x02\x12 \n\x04item\x18\x02 \x01(\x0b\x32\x12.lookalike.v1.Item\"\x92\x01\n\nSearchInfo\x12\r\n\x05\x65xact\x18\x01 \x01(\x08\x12\x1a\n\rmatched_count\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x10\n\x08\x65mbed_ms\x18\x04 \x01(\x02\x12\x10\n\x08index_ms\x18\x05 \x01(\x02\x12\x10\n\x08total_ms\x18\x06 \x01(\x02\x42\x10\n\x0e_matched_count\"V\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12,\n\x07queries\x18\x02 \x03(\x0b\x32\x1b.lookalike.v1.SearchRequest\"G\n\x13\x42\x61tchSearchResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.lookalike.v1.BatchSearchResult\"u\n\x11\x42\x61tchSearchResult\x12\x30\n\x08response\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.SearchResponseH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ErrorH\x00\x42\x08\n\x06result2\xb2\x01\n\rSearchService\x12H\n\x06Search\x12\x1b.lookalike.v1.SearchRequest\x1a\x1c.lookalike.v1.SearchResponse\"\x03\x90\x02\x01\x12W\n\x0b\x42\x61tchSearch\x12 .lookalike.v1.BatchSearchRequest\x1a!.lookalike.v1.BatchSearchResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lookalike/v1/search_service.proto\x12\x0clookalike.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18lookalike/v1/types.proto\"\x98\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12$\n\x05image\x18\x03 \x01(\x0b\x32\x13.lookalike.v1.ImageH\x00\x12\x11\n\x07item_id\x18\x04 \x01(\tH\x00\x12&\n\x06vector\x18\x05 \x01(\x0b\x32\x14.lookalike.v1.VectorH\x00\x12\r\n\x05limit\x18\x06 \x01(\x05\x12$\n\x06\x66ilter\x18\x07 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x16\n\tmin_score\x18\x08 \x01(\x02H\x01\x88\x01\x01\x12$\n\x04view\x18\t \x01(\x0e\x32\x16.lookalike.v1.ItemView\x12*\n\x06params\x18\n \x01(\x0b\x32\x1a.lookalike.v1.SearchParams\x12$\n\x06region\x18\x0b \x01(\x0b\x32\x14.lookalike.v1.Region\x12&\n\x05parts\x18\x0c \x03(\x0b\x32\x17.lookalike.v1.QueryPart\x12\x11\n\tdiversity\x18\r \x01(\x02\x12\x10\n\x08group_by\x18\x0e \x01(\t\x12\x13\n\x0bgroup_limit\x18\x0f \x01(\x05\x12\x17\n\x0f\x66old_duplicates\x18\x10 \x01(\x08\x12\x1c\n\x14max_false_match_rate\x18\x11 \x01(\x02\x12\r\n\x05judge\x18\x12 \x01(\x08\x42\x07\n\x05queryB\x0c\n\n_min_score\"\xbb\x01\n\tQueryPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ImageH\x00\x12\x11\n\x07item_id\x18\x03 \x01(\tH\x00\x12&\n\x06vector\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.VectorH\x00\x12\x0e\n\x06weight\x18\x05 \x01(\x02\x12$\n\x06region\x18\x06 \x01(\x0b\x32\x14.lookalike.v1.RegionB\x07\n\x05input\"@\n\x0cSearchParams\x12\r\n\x05\x65xact\x18\x01 \x01(\x08\x12\x11\n\tef_search\x18\x02 \x01(\x05\x12\x0e\n\x06nprobe\x18\x03 \x01(\x05\"_\n\x0eSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.SearchHit\x12&\n\x04info\x18\x02 \x01(\x0b\x32\x18.lookalike.v1.SearchInfo\"\xc7\x01\n\tSearchHit\x12\r\n\x05score\x18\x01 \x01(\x02\x12 \n\x04item\x18\x02 \x01(\x0b\x32\x12.lookalike.v1.Item\x12\x1d\n\x10\x66\x61lse_match_rate\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12%\n\x04tier\x18\x04 \x01(\x0e\x32\x17.lookalike.v1.MatchTier\x12\x17\n\x0f\x64uplicate_count\x18\x05 \x01(\x05\x12\x15\n\rduplicate_ids\x18\x06 \x03(\tB\x13\n\x11_false_match_rate\"\xda\x01\n\nSearchInfo\x12\r\n\x05\x65xact\x18\x01 \x01(\x08\x12\x1a\n\rmatched_count\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x10\n\x08\x65mbed_ms\x18\x04 \x01(\x02\x12\x10\n\x08index_ms\x18\x05 \x01(\x02\x12\x10\n\x08total_ms\x18\x06 \x01(\x02\x12\x11\n\tdecode_ms\x18\x07 \x01(\x02\x12\x10\n\x08queue_ms\x18\x08 \x01(\x02\x12\x10\n\x08\x66\x65tch_ms\x18\t \x01(\x02\x12\x0f\n\x07rank_ms\x18\n \x01(\x02\x42\x10\n\x0e_matched_count\"V\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12,\n\x07queries\x18\x02 \x03(\x0b\x32\x1b.lookalike.v1.SearchRequest\"G\n\x13\x42\x61tchSearchResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.lookalike.v1.BatchSearchResult\"u\n\x11\x42\x61tchSearchResult\x12\x30\n\x08response\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.SearchResponseH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ErrorH\x00\x42\x08\n\x06result\"\xa3\x01\n\x0e\x45xplainRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ImageH\x00\x12\x17\n\rquery_item_id\x18\x03 \x01(\tH\x00\x12$\n\x06region\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Region\x12\x0f\n\x07item_id\x18\x05 \x01(\tB\x07\n\x05query\"\xc6\x01\n\x0f\x45xplainResponse\x12\r\n\x05score\x18\x01 \x01(\x02\x12%\n\x04tier\x18\x02 \x01(\x0e\x32\x17.lookalike.v1.MatchTier\x12*\n\x07matches\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.RegionMatch\x12(\n\tquery_map\x18\x04 \x01(\x0b\x32\x15.lookalike.v1.HeatMap\x12\'\n\x08item_map\x18\x05 \x01(\x0b\x32\x15.lookalike.v1.HeatMap\"v\n\x0bRegionMatch\x12*\n\x0cquery_region\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Region\x12)\n\x0bitem_region\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Region\x12\x10\n\x08strength\x18\x03 \x01(\x02\"8\n\x07HeatMap\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\x05\x12\x0c\n\x04rows\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x03(\x02\"|\n\x15\x46indDuplicatesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.lookalike.v1.DuplicateKind\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.lookalike.v1.Filter\"n\n\x16\x46indDuplicatesResponse\x12\x12\n\ndone_count\x18\x01 \x01(\x03\x12\x13\n\x0btotal_count\x18\x02 \x01(\x03\x12+\n\x05group\x18\x03 \x01(\x0b\x32\x1c.lookalike.v1.DuplicateGroup\"@\n\x0e\x44uplicateGroup\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.lookalike.v1.DuplicateMember\"\x7f\n\x0f\x44uplicateMember\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.lookalike.v1.DuplicateKind\x12\r\n\x05score\x18\x03 \x01(\x02\x12&\n\x05image\x18\x04 \x01(\x0b\x32\x17.lookalike.v1.ImageInfo\"m\n\x12\x43ountValuesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05limit\x18\x04 \x01(\x05\"@\n\x13\x43ountValuesResponse\x12)\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.FieldCounts\"Z\n\x0b\x46ieldCounts\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12(\n\x06values\x18\x02 \x03(\x0b\x32\x18.lookalike.v1.ValueCount\x12\x12\n\nitem_count\x18\x03 \x01(\x03\"B\n\nValueCount\x12%\n\x05value\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\x8c\x01\n\tMatchTier\x12\x1a\n\x16MATCH_TIER_UNSPECIFIED\x10\x00\x12\x1b\n\x17MATCH_TIER_SAME_PICTURE\x10\x01\x12\x19\n\x15MATCH_TIER_SAME_SCENE\x10\x02\x12\x16\n\x12MATCH_TIER_SIMILAR\x10\x03\x12\x13\n\x0fMATCH_TIER_WEAK\x10\x04*\x83\x01\n\rDuplicateKind\x12\x1e\n\x1a\x44UPLICATE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44UPLICATE_KIND_EXACT\x10\x01\x12\x1f\n\x1b\x44UPLICATE_KIND_SAME_PICTURE\x10\x02\x12\x17\n\x13\x44UPLICATE_KIND_NEAR\x10\x03\x32\xbc\x03\n\rSearchService\x12H\n\x06Search\x12\x1b.lookalike.v1.SearchRequest\x1a\x1c.lookalike.v1.SearchResponse\"\x03\x90\x02\x01\x12W\n\x0b\x42\x61tchSearch\x12 .lookalike.v1.BatchSearchRequest\x1a!.lookalike.v1.BatchSearchResponse\"\x03\x90\x02\x01\x12K\n\x07\x45xplain\x12\x1c.lookalike.v1.ExplainRequest\x1a\x1d.lookalike.v1.ExplainResponse\"\x03\x90\x02\x01\x12\x62\n\x0e\x46indDuplicates\x12#.lookalike.v1.FindDuplicatesRequest\x1a$.lookalike.v1.FindDuplicatesResponse\"\x03\x90\x02\x01\x30\x01\x12W\n\x0b\x43ountValues\x12 .lookalike.v1.CountValuesRequest\x1a!.lookalike.v1.CountValuesResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,22 +37,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHSERVICE'].methods_by_name['Search']._serialized_options = b'\220\002\001'
   _globals['_SEARCHSERVICE'].methods_by_name['BatchSearch']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['BatchSearch']._serialized_options = b'\220\002\001'
-  _globals['_SEARCHREQUEST']._serialized_start=78
-  _globals['_SEARCHREQUEST']._serialized_end=408
-  _globals['_SEARCHPARAMS']._serialized_start=410
-  _globals['_SEARCHPARAMS']._serialized_end=474
-  _globals['_SEARCHRESPONSE']._serialized_start=476
-  _globals['_SEARCHRESPONSE']._serialized_end=571
-  _globals['_SEARCHHIT']._serialized_start=573
-  _globals['_SEARCHHIT']._serialized_end=633
-  _globals['_SEARCHINFO']._serialized_start=636
-  _globals['_SEARCHINFO']._serialized_end=782
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=784
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=870
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=872
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=943
-  _globals['_BATCHSEARCHRESULT']._serialized_start=945
-  _globals['_BATCHSEARCHRESULT']._serialized_end=1062
-  _globals['_SEARCHSERVICE']._serialized_start=1065
-  _globals['_SEARCHSERVICE']._serialized_end=1243
+  _globals['_SEARCHSERVICE'].methods_by_name['Explain']._loaded_options = None
+  _globals['_SEARCHSERVICE'].methods_by_name['Explain']._serialized_options = b'\220\002\001'
+  _globals['_SEARCHSERVICE'].methods_by_name['FindDuplicates']._loaded_options = None
+  _globals['_SEARCHSERVICE'].methods_by_name['FindDuplicates']._serialized_options = b'\220\002\001'
+  _globals['_SEARCHSERVICE'].methods_by_name['CountValues']._loaded_options = None
+  _globals['_SEARCHSERVICE'].methods_by_name['CountValues']._serialized_options = b'\220\002\001'
+  _globals['_MATCHTIER']._serialized_start=3018
+  _globals['_MATCHTIER']._serialized_end=3158
+  _globals['_DUPLICATEKIND']._serialized_start=3161
+  _globals['_DUPLICATEKIND']._serialized_end=3292
+  _globals['_SEARCHREQUEST']._serialized_start=108
+  _globals['_SEARCHREQUEST']._serialized_end=644
+  _globals['_QUERYPART']._serialized_start=647
+  _globals['_QUERYPART']._serialized_end=834
+  _globals['_SEARCHPARAMS']._serialized_start=836
+  _globals['_SEARCHPARAMS']._serialized_end=900
+  _globals['_SEARCHRESPONSE']._serialized_start=902
+  _globals['_SEARCHRESPONSE']._serialized_end=997
+  _globals['_SEARCHHIT']._serialized_start=1000
+  _globals['_SEARCHHIT']._serialized_end=1199
+  _globals['_SEARCHINFO']._serialized_start=1202
+  _globals['_SEARCHINFO']._serialized_end=1420
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=1422
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=1508
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=1510
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=1581
+  _globals['_BATCHSEARCHRESULT']._serialized_start=1583
+  _globals['_BATCHSEARCHRESULT']._serialized_end=1700
+  _globals['_EXPLAINREQUEST']._serialized_start=1703
+  _globals['_EXPLAINREQUEST']._serialized_end=1866
+  _globals['_EXPLAINRESPONSE']._serialized_start=1869
+  _globals['_EXPLAINRESPONSE']._serialized_end=2067
+  _globals['_REGIONMATCH']._serialized_start=2069
+  _globals['_REGIONMATCH']._serialized_end=2187
+  _globals['_HEATMAP']._serialized_start=2189
+  _globals['_HEATMAP']._serialized_end=2245
+  _globals['_FINDDUPLICATESREQUEST']._serialized_start=2247
+  _globals['_FINDDUPLICATESREQUEST']._serialized_end=2371
+  _globals['_FINDDUPLICATESRESPONSE']._serialized_start=2373
+  _globals['_FINDDUPLICATESRESPONSE']._serialized_end=2483
+  _globals['_DUPLICATEGROUP']._serialized_start=2485
+  _globals['_DUPLICATEGROUP']._serialized_end=2549
+  _globals['_DUPLICATEMEMBER']._serialized_start=2551
+  _globals['_DUPLICATEMEMBER']._serialized_end=2678
+  _globals['_COUNTVALUESREQUEST']._serialized_start=2680
+  _globals['_COUNTVALUESREQUEST']._serialized_end=2789
+  _globals['_COUNTVALUESRESPONSE']._serialized_start=2791
+  _globals['_COUNTVALUESRESPONSE']._serialized_end=2855
+  _globals['_FIELDCOUNTS']._serialized_start=2857
+  _globals['_FIELDCOUNTS']._serialized_end=2947
+  _globals['_VALUECOUNT']._serialized_start=2949
+  _globals['_VALUECOUNT']._serialized_end=3015
+  _globals['_SEARCHSERVICE']._serialized_start=3295
+  _globals['_SEARCHSERVICE']._serialized_end=3739
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,9 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lookalike.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +20,72 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _MatchTier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MatchTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchTier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MATCH_TIER_UNSPECIFIED: _MatchTier.ValueType  # 0
+    """Not judged."""
+    MATCH_TIER_SAME_PICTURE: _MatchTier.ValueType  # 1
+    """The same picture, perhaps cropped, resized, re-encoded, recoloured or
+    written on: the pixels were compared.
+    """
+    MATCH_TIER_SAME_SCENE: _MatchTier.ValueType  # 2
+    """The same scene or object: far beyond what unrelated pictures score."""
+    MATCH_TIER_SIMILAR: _MatchTier.ValueType  # 3
+    """Similar: beyond what nearly all unrelated pictures score."""
+    MATCH_TIER_WEAK: _MatchTier.ValueType  # 4
+    """Weak: unrelated pictures score as high."""
+
+class MatchTier(_MatchTier, metaclass=_MatchTierEnumTypeWrapper):
+    """What a match is worth, by calibration on the collection itself and, for the
+    first tier, by comparing the pictures.
+    """
+
+MATCH_TIER_UNSPECIFIED: MatchTier.ValueType  # 0
+"""Not judged."""
+MATCH_TIER_SAME_PICTURE: MatchTier.ValueType  # 1
+"""The same picture, perhaps cropped, resized, re-encoded, recoloured or
+written on: the pixels were compared.
+"""
+MATCH_TIER_SAME_SCENE: MatchTier.ValueType  # 2
+"""The same scene or object: far beyond what unrelated pictures score."""
+MATCH_TIER_SIMILAR: MatchTier.ValueType  # 3
+"""Similar: beyond what nearly all unrelated pictures score."""
+MATCH_TIER_WEAK: MatchTier.ValueType  # 4
+"""Weak: unrelated pictures score as high."""
+Global___MatchTier: _TypeAlias = MatchTier  # noqa: Y015
+
+class _DuplicateKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DuplicateKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DuplicateKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DUPLICATE_KIND_UNSPECIFIED: _DuplicateKind.ValueType  # 0
+    """The same as DUPLICATE_KIND_SAME_PICTURE."""
+    DUPLICATE_KIND_EXACT: _DuplicateKind.ValueType  # 1
+    """The same file, byte by byte."""
+    DUPLICATE_KIND_SAME_PICTURE: _DuplicateKind.ValueType  # 2
+    """The same picture: cropped, resized, re-encoded, recoloured or written on."""
+    DUPLICATE_KIND_NEAR: _DuplicateKind.ValueType  # 3
+    """Nearly the same by their vectors alone."""
+
+class DuplicateKind(_DuplicateKind, metaclass=_DuplicateKindEnumTypeWrapper):
+    """How much alike duplicates are. Each kind includes those before it."""
+
+DUPLICATE_KIND_UNSPECIFIED: DuplicateKind.ValueType  # 0
+"""The same as DUPLICATE_KIND_SAME_PICTURE."""
+DUPLICATE_KIND_EXACT: DuplicateKind.ValueType  # 1
+"""The same file, byte by byte."""
+DUPLICATE_KIND_SAME_PICTURE: DuplicateKind.ValueType  # 2
+"""The same picture: cropped, resized, re-encoded, recoloured or written on."""
+DUPLICATE_KIND_NEAR: DuplicateKind.ValueType  # 3
+"""Nearly the same by their vectors alone."""
+Global___DuplicateKind: _TypeAlias = DuplicateKind  # noqa: Y015
 
 @_typing.final
 class SearchRequest(_message.Message):
@@ -35,6 +103,14 @@ class SearchRequest(_message.Message):
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    GROUP_LIMIT_FIELD_NUMBER: _builtins.int
+    FOLD_DUPLICATES_FIELD_NUMBER: _builtins.int
+    MAX_FALSE_MATCH_RATE_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection to search. Empty: "default"."""
     text: _builtins.str
@@ -49,6 +125,24 @@ class SearchRequest(_message.Message):
     """Only hits with at least this score."""
     view: _types_pb2.ItemView.ValueType
     """How much of each item to return."""
+    diversity: _builtins.float
+    """0 to 1: how much variety counts against likeness (maximal marginal
+    relevance); 0 is none.
+    """
+    group_by: _builtins.str
+    """A metadata field: at most `group_limit` hits have the same value of it. Items
+    without the field are groups of their own.
+    """
+    group_limit: _builtins.int
+    """Hits of one group; 0 means 1."""
+    fold_duplicates: _builtins.bool
+    """True: near-duplicates of a hit are folded into it and counted."""
+    max_false_match_rate: _builtins.float
+    """Above 0 and below 1: only hits that at most this share of unrelated pictures
+    would match as well; in place of `min_score`.
+    """
+    judge: _builtins.bool
+    """True: judge each hit (`tier`, `false_match_rate`). Costs some milliseconds."""
     @_builtins.property
     def image(self) -> _types_pb2.Image:
         """Items that look like this picture."""
@@ -67,6 +161,18 @@ class SearchRequest(_message.Message):
     def params(self) -> Global___SearchParams:
         """Trades speed for recall. Leave it out unless measurements say otherwise."""
 
+    @_builtins.property
+    def region(self) -> _types_pb2.Region:
+        """Only this part of the query picture; with `image`, or with `item_id` if the
+        item's picture is kept.
+        """
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryPart]:
+        """Several things at once instead of `query`: at most 32. Their vectors, each of
+        length 1, are added with their weights.
+        """
+
     def __init__(
         self,
         *,
@@ -80,10 +186,18 @@ class SearchRequest(_message.Message):
         min_score: _builtins.float | None = ...,
         view: _types_pb2.ItemView.ValueType = ...,
         params: Global___SearchParams | None = ...,
+        region: _types_pb2.Region | None = ...,
+        parts: _abc.Iterable[Global___QueryPart] | None = ...,
+        diversity: _builtins.float = ...,
+        group_by: _builtins.str = ...,
+        group_limit: _builtins.int = ...,
+        fold_duplicates: _builtins.bool = ...,
+        max_false_match_rate: _builtins.float = ...,
+        judge: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "image", b"image", "item_id", b"item_id", "min_score", b"min_score", "params", b"params", "query", b"query", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "image", b"image", "item_id", b"item_id", "min_score", b"min_score", "params", b"params", "query", b"query", "region", b"region", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "collection", b"collection", "filter", b"filter", "image", b"image", "item_id", b"item_id", "limit", b"limit", "min_score", b"min_score", "params", b"params", "query", b"query", "text", b"text", "vector", b"vector", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "collection", b"collection", "diversity", b"diversity", "filter", b"filter", "fold_duplicates", b"fold_duplicates", "group_by", b"group_by", "group_limit", b"group_limit", "image", b"image", "item_id", b"item_id", "judge", b"judge", "limit", b"limit", "max_false_match_rate", b"max_false_match_rate", "min_score", b"min_score", "params", b"params", "parts", b"parts", "query", b"query", "region", b"region", "text", b"text", "vector", b"vector", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -95,6 +209,56 @@ class SearchRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class QueryPart(_message.Message):
+    """One of several things to look for at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Items that look as this text says."""
+    item_id: _builtins.str
+    """Items that look like this item, which is itself left out of the hits."""
+    weight: _builtins.float
+    """How much it counts; negative pushes away. 0 means 1."""
+    @_builtins.property
+    def image(self) -> _types_pb2.Image:
+        """Items that look like this picture."""
+
+    @_builtins.property
+    def vector(self) -> _types_pb2.Vector:
+        """Items near this vector."""
+
+    @_builtins.property
+    def region(self) -> _types_pb2.Region:
+        """Only this part of the picture."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        image: _types_pb2.Image | None = ...,
+        item_id: _builtins.str = ...,
+        vector: _types_pb2.Vector | None = ...,
+        weight: _builtins.float = ...,
+        region: _types_pb2.Region | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "input", b"input", "item_id", b"item_id", "region", b"region", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "input", b"input", "item_id", b"item_id", "region", b"region", "text", b"text", "vector", b"vector", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "image", "item_id", "vector"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___QueryPart: _TypeAlias = QueryPart  # noqa: Y015
 
 @_typing.final
 class SearchParams(_message.Message):
@@ -168,27 +332,49 @@ class SearchHit(_message.Message):
 
     SCORE_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
+    FALSE_MATCH_RATE_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_IDS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """How alike it is, by the collection's metric; more is always more alike.
     With CLIP, similar pictures often score above 0.8, but a text and a picture
     that fits it seldom above 0.35: do not use one `min_score` for both kinds of
     query.
     """
+    false_match_rate: _builtins.float
+    """How likely an unrelated picture of this collection would score as high, 0 to
+    1; only with `judge`, and once the collection has enough items to tell.
+    """
+    tier: Global___MatchTier.ValueType
+    """What the match is worth; only with `judge`."""
+    duplicate_count: _builtins.int
+    """Near-duplicates folded into this hit; only with `fold_duplicates`."""
     @_builtins.property
     def item(self) -> _types_pb2.Item:
         """The item."""
+
+    @_builtins.property
+    def duplicate_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their ids, the best first, at most 100."""
 
     def __init__(
         self,
         *,
         score: _builtins.float = ...,
         item: _types_pb2.Item | None = ...,
+        false_match_rate: _builtins.float | None = ...,
+        tier: Global___MatchTier.ValueType = ...,
+        duplicate_count: _builtins.int = ...,
+        duplicate_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_false_match_rate", b"_false_match_rate", "false_match_rate", b"false_match_rate", "item", b"item"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_false_match_rate", b"_false_match_rate", "duplicate_count", b"duplicate_count", "duplicate_ids", b"duplicate_ids", "false_match_rate", b"false_match_rate", "item", b"item", "score", b"score", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__false_match_rate: _TypeAlias = _typing.Literal["false_match_rate"]  # noqa: Y015
+    _WhichOneofArgType__false_match_rate: _TypeAlias = _typing.Literal["_false_match_rate", b"_false_match_rate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__false_match_rate) -> _WhichOneofReturnType__false_match_rate | None: ...
 
 Global___SearchHit: _TypeAlias = SearchHit  # noqa: Y015
 
@@ -204,6 +390,10 @@ class SearchInfo(_message.Message):
     EMBED_MS_FIELD_NUMBER: _builtins.int
     INDEX_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
+    DECODE_MS_FIELD_NUMBER: _builtins.int
+    QUEUE_MS_FIELD_NUMBER: _builtins.int
+    FETCH_MS_FIELD_NUMBER: _builtins.int
+    RANK_MS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
     """True if every item that passes the filter was compared, so that none can
     have been missed.
@@ -217,7 +407,17 @@ class SearchInfo(_message.Message):
     index_ms: _builtins.float
     """Time spent in the index, in milliseconds."""
     total_ms: _builtins.float
-    """Time from the arrival of the request to its answer, in milliseconds."""
+    """Time from the arrival of the request to its answer, in milliseconds. The
+    parts add up to it, but for a rest of about a twentieth.
+    """
+    decode_ms: _builtins.float
+    """Time spent on reading the query's pictures, in milliseconds."""
+    queue_ms: _builtins.float
+    """Time spent waiting for a thread or the model, in milliseconds."""
+    fetch_ms: _builtins.float
+    """Time spent on fetching the items, in milliseconds."""
+    rank_ms: _builtins.float
+    """Time spent on judging, grouping and ordering the hits, in milliseconds."""
     def __init__(
         self,
         *,
@@ -227,10 +427,14 @@ class SearchInfo(_message.Message):
         embed_ms: _builtins.float = ...,
         index_ms: _builtins.float = ...,
         total_ms: _builtins.float = ...,
+        decode_ms: _builtins.float = ...,
+        queue_ms: _builtins.float = ...,
+        fetch_ms: _builtins.float = ...,
+        rank_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_matched_count", b"_matched_count", "matched_count", b"matched_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_matched_count", b"_matched_count", "embed_ms", b"embed_ms", "exact", b"exact", "index_ms", b"index_ms", "matched_count", b"matched_count", "total_ms", b"total_ms", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_matched_count", b"_matched_count", "decode_ms", b"decode_ms", "embed_ms", b"embed_ms", "exact", b"exact", "fetch_ms", b"fetch_ms", "index_ms", b"index_ms", "matched_count", b"matched_count", "queue_ms", b"queue_ms", "rank_ms", b"rank_ms", "total_ms", b"total_ms", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__matched_count: _TypeAlias = _typing.Literal["matched_count"]  # noqa: Y015
     _WhichOneofArgType__matched_count: _TypeAlias = _typing.Literal["_matched_count", b"_matched_count"]  # noqa: Y015
@@ -321,3 +525,409 @@ class BatchSearchResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___BatchSearchResult: _TypeAlias = BatchSearchResult  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """Request of SearchService.Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    QUERY_ITEM_ID_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection. Empty: "default"."""
+    query_item_id: _builtins.str
+    """The picture of this item, if it is kept."""
+    item_id: _builtins.str
+    """The item to explain."""
+    @_builtins.property
+    def image(self) -> _types_pb2.Image:
+        """A picture."""
+
+    @_builtins.property
+    def region(self) -> _types_pb2.Region:
+        """Only this part of the query's picture."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        image: _types_pb2.Image | None = ...,
+        query_item_id: _builtins.str = ...,
+        region: _types_pb2.Region | None = ...,
+        item_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "query", b"query", "query_item_id", b"query_item_id", "region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "image", b"image", "item_id", b"item_id", "query", b"query", "query_item_id", b"query_item_id", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "query_item_id"]  # noqa: Y015
+    _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """Answer of SearchService.Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    QUERY_MAP_FIELD_NUMBER: _builtins.int
+    ITEM_MAP_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """The score of the item for this query."""
+    tier: Global___MatchTier.ValueType
+    """What the match is worth."""
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionMatch]:
+        """Regions of the two pictures that agree, the strongest first; at most 16."""
+
+    @_builtins.property
+    def query_map(self) -> Global___HeatMap:
+        """How much each cell of the query's picture agrees with the item's."""
+
+    @_builtins.property
+    def item_map(self) -> Global___HeatMap:
+        """How much each cell of the item's picture agrees with the query's."""
+
+    def __init__(
+        self,
+        *,
+        score: _builtins.float = ...,
+        tier: Global___MatchTier.ValueType = ...,
+        matches: _abc.Iterable[Global___RegionMatch] | None = ...,
+        query_map: Global___HeatMap | None = ...,
+        item_map: Global___HeatMap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["item_map", b"item_map", "query_map", b"query_map"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_map", b"item_map", "matches", b"matches", "query_map", b"query_map", "score", b"score", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class RegionMatch(_message.Message):
+    """Two regions that agree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_REGION_FIELD_NUMBER: _builtins.int
+    ITEM_REGION_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    strength: _builtins.float
+    """How well they agree, 0 to 1."""
+    @_builtins.property
+    def query_region(self) -> _types_pb2.Region:
+        """In the query's picture."""
+
+    @_builtins.property
+    def item_region(self) -> _types_pb2.Region:
+        """In the item's picture."""
+
+    def __init__(
+        self,
+        *,
+        query_region: _types_pb2.Region | None = ...,
+        item_region: _types_pb2.Region | None = ...,
+        strength: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["item_region", b"item_region", "query_region", b"query_region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_region", b"item_region", "query_region", b"query_region", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionMatch: _TypeAlias = RegionMatch  # noqa: Y015
+
+@_typing.final
+class HeatMap(_message.Message):
+    """Numbers over a picture's cells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    columns: _builtins.int
+    """Columns."""
+    rows: _builtins.int
+    """Rows."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """`rows` times `columns` numbers from 0 to 1, row by row from the top left."""
+
+    def __init__(
+        self,
+        *,
+        columns: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "rows", b"rows", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeatMap: _TypeAlias = HeatMap  # noqa: Y015
+
+@_typing.final
+class FindDuplicatesRequest(_message.Message):
+    """Request of SearchService.FindDuplicates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection. Empty: "default"."""
+    kind: Global___DuplicateKind.ValueType
+    """Which duplicates to find; unspecified: the same picture."""
+    @_builtins.property
+    def filter(self) -> _types_pb2.Filter:
+        """Only among items that pass."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        kind: Global___DuplicateKind.ValueType = ...,
+        filter: _types_pb2.Filter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindDuplicatesRequest: _TypeAlias = FindDuplicatesRequest  # noqa: Y015
+
+@_typing.final
+class FindDuplicatesResponse(_message.Message):
+    """A piece of the answer of SearchService.FindDuplicates: progress, or a group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    done_count: _builtins.int
+    """Items compared so far."""
+    total_count: _builtins.int
+    """Items to compare."""
+    @_builtins.property
+    def group(self) -> Global___DuplicateGroup:
+        """A group; absent if this only tells of progress."""
+
+    def __init__(
+        self,
+        *,
+        done_count: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+        group: Global___DuplicateGroup | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_count", b"done_count", "group", b"group", "total_count", b"total_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindDuplicatesResponse: _TypeAlias = FindDuplicatesResponse  # noqa: Y015
+
+@_typing.final
+class DuplicateGroup(_message.Message):
+    """Items that show the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___DuplicateMember]:
+        """The members; the first is the one worth keeping: the largest picture, then the
+        oldest item.
+        """
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[Global___DuplicateMember] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DuplicateGroup: _TypeAlias = DuplicateGroup  # noqa: Y015
+
+@_typing.final
+class DuplicateMember(_message.Message):
+    """One item of a group of duplicates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    kind: Global___DuplicateKind.ValueType
+    """How it relates to the first member; unspecified for the first itself."""
+    score: _builtins.float
+    """Its score against the first member."""
+    @_builtins.property
+    def image(self) -> _types_pb2.ImageInfo:
+        """What is known of its picture."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___DuplicateKind.ValueType = ...,
+        score: _builtins.float = ...,
+        image: _types_pb2.ImageInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "image", b"image", "kind", b"kind", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DuplicateMember: _TypeAlias = DuplicateMember  # noqa: Y015
+
+@_typing.final
+class CountValuesRequest(_message.Message):
+    """Request of SearchService.CountValues."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection. Empty: "default"."""
+    limit: _builtins.int
+    """At most this many values of each field; 0 means 20, 1000 is the most."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Metadata fields, 1 to 16; empty: those of the first 1000 items that have few
+        different values.
+        """
+
+    @_builtins.property
+    def filter(self) -> _types_pb2.Filter:
+        """Only among items that pass."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _types_pb2.Filter | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "fields", b"fields", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountValuesRequest: _TypeAlias = CountValuesRequest  # noqa: Y015
+
+@_typing.final
+class CountValuesResponse(_message.Message):
+    """Answer of SearchService.CountValues."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldCounts]:
+        """One for each field."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[Global___FieldCounts] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountValuesResponse: _TypeAlias = CountValuesResponse  # noqa: Y015
+
+@_typing.final
+class FieldCounts(_message.Message):
+    """How often the values of a field occur."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field."""
+    item_count: _builtins.int
+    """Items that have the field."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueCount]:
+        """The values, the most frequent first, equal counts by value. Elements of lists
+        count one by one.
+        """
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[Global___ValueCount] | None = ...,
+        item_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "item_count", b"item_count", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldCounts: _TypeAlias = FieldCounts  # noqa: Y015
+
+@_typing.final
+class ValueCount(_message.Message):
+    """How often one value occurs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Items that have it."""
+    @_builtins.property
+    def value(self) -> _struct_pb2.Value:
+        """The value: a string, a number or a boolean."""
+
+    def __init__(
+        self,
+        *,
+        value: _struct_pb2.Value | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValueCount: _TypeAlias = ValueCount  # noqa: Y015

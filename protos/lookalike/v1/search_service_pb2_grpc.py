@@ -46,6 +46,21 @@ class SearchServiceStub(object):
                 request_serializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/lookalike.v1.SearchService/Explain',
+                request_serializer=lookalike_dot_v1_dot_search__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.FindDuplicates = channel.unary_stream(
+                '/lookalike.v1.SearchService/FindDuplicates',
+                request_serializer=lookalike_dot_v1_dot_search__service__pb2.FindDuplicatesRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__service__pb2.FindDuplicatesResponse.FromString,
+                _registered_method=True)
+        self.CountValues = channel.unary_unary(
+                '/lookalike.v1.SearchService/CountValues',
+                request_serializer=lookalike_dot_v1_dot_search__service__pb2.CountValuesRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__service__pb2.CountValuesResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer(object):
@@ -68,6 +83,28 @@ class SearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Says why an item matches a query: which regions of the two pictures agree.
+        The item needs a thumbnail or an original.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindDuplicates(self, request, context):
+        """Gives groups of items that show the same, over a whole collection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountValues(self, request, context):
+        """Counts the values of metadata fields, for a page that offers filters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +117,21 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.BatchSearch,
                     request_deserializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=lookalike_dot_v1_dot_search__service__pb2.ExplainRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'FindDuplicates': grpc.unary_stream_rpc_method_handler(
+                    servicer.FindDuplicates,
+                    request_deserializer=lookalike_dot_v1_dot_search__service__pb2.FindDuplicatesRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__service__pb2.FindDuplicatesResponse.SerializeToString,
+            ),
+            'CountValues': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountValues,
+                    request_deserializer=lookalike_dot_v1_dot_search__service__pb2.CountValuesRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__service__pb2.CountValuesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +190,87 @@ class SearchService(object):
             '/lookalike.v1.SearchService/BatchSearch',
             lookalike_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
             lookalike_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/Explain',
+            lookalike_dot_v1_dot_search__service__pb2.ExplainRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindDuplicates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookalike.v1.SearchService/FindDuplicates',
+            lookalike_dot_v1_dot_search__service__pb2.FindDuplicatesRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__service__pb2.FindDuplicatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountValues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/CountValues',
+            lookalike_dot_v1_dot_search__service__pb2.CountValuesRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__service__pb2.CountValuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

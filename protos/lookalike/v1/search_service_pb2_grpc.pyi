@@ -41,6 +41,14 @@ class SearchServiceStub:
     """Answers up to 256 queries in one go, embedding them as one batch. A query
     that fails yields an error in its place; the others are not affected.
     """
+    Explain: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.ExplainRequest, _search_service_pb2.ExplainResponse]
+    """Says why an item matches a query: which regions of the two pictures agree.
+    The item needs a thumbnail or an original.
+    """
+    FindDuplicates: _grpc.UnaryStreamMultiCallable[_search_service_pb2.FindDuplicatesRequest, _search_service_pb2.FindDuplicatesResponse]
+    """Gives groups of items that show the same, over a whole collection."""
+    CountValues: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.CountValuesRequest, _search_service_pb2.CountValuesResponse]
+    """Counts the values of metadata fields, for a page that offers filters."""
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
@@ -55,6 +63,14 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Answers up to 256 queries in one go, embedding them as one batch. A query
     that fails yields an error in its place; the others are not affected.
     """
+    Explain: _aio.UnaryUnaryMultiCallable[_search_service_pb2.ExplainRequest, _search_service_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Says why an item matches a query: which regions of the two pictures agree.
+    The item needs a thumbnail or an original.
+    """
+    FindDuplicates: _aio.UnaryStreamMultiCallable[_search_service_pb2.FindDuplicatesRequest, _search_service_pb2.FindDuplicatesResponse]  # type: ignore[assignment]
+    """Gives groups of items that show the same, over a whole collection."""
+    CountValues: _aio.UnaryUnaryMultiCallable[_search_service_pb2.CountValuesRequest, _search_service_pb2.CountValuesResponse]  # type: ignore[assignment]
+    """Counts the values of metadata fields, for a page that offers filters."""
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds the items that are most like a picture, a text, a vector or another
@@ -78,5 +94,31 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers up to 256 queries in one go, embedding them as one batch. A query
         that fails yields an error in its place; the others are not affected.
         """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _search_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_service_pb2.ExplainResponse, _abc.Awaitable[_search_service_pb2.ExplainResponse]]:
+        """Says why an item matches a query: which regions of the two pictures agree.
+        The item needs a thumbnail or an original.
+        """
+
+    @_abc_1.abstractmethod
+    def FindDuplicates(
+        self,
+        request: _search_service_pb2.FindDuplicatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_search_service_pb2.FindDuplicatesResponse], _abc.AsyncIterator[_search_service_pb2.FindDuplicatesResponse]]:
+        """Gives groups of items that show the same, over a whole collection."""
+
+    @_abc_1.abstractmethod
+    def CountValues(
+        self,
+        request: _search_service_pb2.CountValuesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_service_pb2.CountValuesResponse, _abc.Awaitable[_search_service_pb2.CountValuesResponse]]:
+        """Counts the values of metadata fields, for a page that offers filters."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

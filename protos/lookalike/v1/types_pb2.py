@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/types.proto\x12\x0clookalike.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"!\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x42\x08\n\x06source\"\x8f\x01\n\tImageInfo\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x15\n\rhas_thumbnail\x18\x06 \x01(\x08\x12\x14\n\x0chas_original\x18\x07 \x01(\x08\"\xed\x01\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05image\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.ImageInfo\x12$\n\x06vector\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Vector\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x06\x46ilter\x12$\n\x03\x61ll\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.Condition\x12$\n\x03\x61ny\x18\x02 \x03(\x0b\x32\x17.lookalike.v1.Condition\x12%\n\x04none\x18\x03 \x03(\x0b\x32\x17.lookalike.v1.Condition\"\xe1\x03\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12$\n\x02\x65q\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12$\n\x02ne\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12$\n\x02lt\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12%\n\x03lte\x18\x05 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12$\n\x02gt\x18\x06 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12%\n\x03gte\x18\x07 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12,\n\x06\x61ny_of\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x12-\n\x07none_of\x18\t \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x12*\n\x08\x63ontains\x18\n \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x15\n\x0bstarts_with\x18\x0b \x01(\tH\x00\x12\x10\n\x06\x65xists\x18\x0c \x01(\x08H\x00\x12%\n\x05group\x18\r \x01(\x0b\x32\x14.lookalike.v1.FilterH\x00\x42\x06\n\x04test\"\xab\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x33\n\x08metadata\x18\x04 \x03(\x0b\x32!.lookalike.v1.Error.MetadataEntry\x12\r\n\x05\x66ield\x18\x05 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*`\n\x08ItemView\x12\x19\n\x15ITEM_VIEW_UNSPECIFIED\x10\x00\x12\x10\n\x0cITEM_VIEW_ID\x10\x01\x12\x13\n\x0fITEM_VIEW_BASIC\x10\x02\x12\x12\n\x0eITEM_VIEW_FULL\x10\x03*R\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\x12\x0e\n\nMETRIC_DOT\x10\x02\x12\r\n\tMETRIC_L2\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/types.proto\x12\x0clookalike.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"!\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x42\x08\n\x06source\"B\n\x06Region\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05width\x18\x03 \x01(\x02\x12\x0e\n\x06height\x18\x04 \x01(\x02\"\x8f\x01\n\tImageInfo\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x15\n\rhas_thumbnail\x18\x06 \x01(\x08\x12\x14\n\x0chas_original\x18\x07 \x01(\x08\"\xed\x01\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05image\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.ImageInfo\x12$\n\x06vector\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Vector\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x06\x46ilter\x12$\n\x03\x61ll\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.Condition\x12$\n\x03\x61ny\x18\x02 \x03(\x0b\x32\x17.lookalike.v1.Condition\x12%\n\x04none\x18\x03 \x03(\x0b\x32\x17.lookalike.v1.Condition\"\xe1\x03\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12$\n\x02\x65q\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12$\n\x02ne\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12$\n\x02lt\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12%\n\x03lte\x18\x05 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12$\n\x02gt\x18\x06 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12%\n\x03gte\x18\x07 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12,\n\x06\x61ny_of\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x12-\n\x07none_of\x18\t \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x12*\n\x08\x63ontains\x18\n \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x15\n\x0bstarts_with\x18\x0b \x01(\tH\x00\x12\x10\n\x06\x65xists\x18\x0c \x01(\x08H\x00\x12%\n\x05group\x18\r \x01(\x0b\x32\x14.lookalike.v1.FilterH\x00\x42\x06\n\x04test\"\xab\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x33\n\x08metadata\x18\x04 \x03(\x0b\x32!.lookalike.v1.Error.MetadataEntry\x12\r\n\x05\x66ield\x18\x05 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*`\n\x08ItemView\x12\x19\n\x15ITEM_VIEW_UNSPECIFIED\x10\x00\x12\x10\n\x0cITEM_VIEW_ID\x10\x01\x12\x13\n\x0fITEM_VIEW_BASIC\x10\x02\x12\x12\n\x0eITEM_VIEW_FULL\x10\x03*R\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\x12\x0e\n\nMETRIC_DOT\x10\x02\x12\r\n\tMETRIC_L2\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,24 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERROR_METADATAENTRY']._loaded_options = None
   _globals['_ERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ITEMVIEW']._serialized_start=1335
-  _globals['_ITEMVIEW']._serialized_end=1431
-  _globals['_METRIC']._serialized_start=1433
-  _globals['_METRIC']._serialized_end=1515
+  _globals['_ITEMVIEW']._serialized_start=1403
+  _globals['_ITEMVIEW']._serialized_end=1499
+  _globals['_METRIC']._serialized_start=1501
+  _globals['_METRIC']._serialized_end=1583
   _globals['_VECTOR']._serialized_start=105
   _globals['_VECTOR']._serialized_end=129
   _globals['_IMAGE']._serialized_start=131
   _globals['_IMAGE']._serialized_end=164
-  _globals['_IMAGEINFO']._serialized_start=167
-  _globals['_IMAGEINFO']._serialized_end=310
-  _globals['_ITEM']._serialized_start=313
-  _globals['_ITEM']._serialized_end=550
-  _globals['_FILTER']._serialized_start=552
-  _globals['_FILTER']._serialized_end=675
-  _globals['_CONDITION']._serialized_start=678
-  _globals['_CONDITION']._serialized_end=1159
-  _globals['_ERROR']._serialized_start=1162
-  _globals['_ERROR']._serialized_end=1333
-  _globals['_ERROR_METADATAENTRY']._serialized_start=1286
-  _globals['_ERROR_METADATAENTRY']._serialized_end=1333
+  _globals['_REGION']._serialized_start=166
+  _globals['_REGION']._serialized_end=232
+  _globals['_IMAGEINFO']._serialized_start=235
+  _globals['_IMAGEINFO']._serialized_end=378
+  _globals['_ITEM']._serialized_start=381
+  _globals['_ITEM']._serialized_end=618
+  _globals['_FILTER']._serialized_start=620
+  _globals['_FILTER']._serialized_end=743
+  _globals['_CONDITION']._serialized_start=746
+  _globals['_CONDITION']._serialized_end=1227
+  _globals['_ERROR']._serialized_start=1230
+  _globals['_ERROR']._serialized_end=1401
+  _globals['_ERROR_METADATAENTRY']._serialized_start=1354
+  _globals['_ERROR_METADATAENTRY']._serialized_end=1401
 # @@protoc_insertion_point(module_scope)

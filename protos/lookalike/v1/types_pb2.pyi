@@ -148,6 +148,42 @@ class Image(_message.Message):
 Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
+class Region(_message.Message):
+    """A part of a picture: a box in fractions of its width and height, after the
+    EXIF orientation was applied. All zero means the whole picture.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    left: _builtins.float
+    """The left edge, 0 to 1."""
+    top: _builtins.float
+    """The top edge, 0 to 1."""
+    width: _builtins.float
+    """The width, above 0; `left` + `width` is at most 1."""
+    height: _builtins.float
+    """The height, above 0; `top` + `height` is at most 1."""
+    def __init__(
+        self,
+        *,
+        left: _builtins.float = ...,
+        top: _builtins.float = ...,
+        width: _builtins.float = ...,
+        height: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "left", b"left", "top", b"top", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Region: _TypeAlias = Region  # noqa: Y015
+
+@_typing.final
 class ImageInfo(_message.Message):
     """What the server found out about a stored item's picture."""
 
