@@ -97,10 +97,11 @@ class Company:
     Each of the 16 x 16 cells has 22 properties: the eight directions of fine edges
     and of coarse ones, its place (y, x), its colour (L, a, b) and a constant. Their
     second moments over all cells say what comes with what - "red with upright edges,
-    low in the picture" - whatever the exact place; cells in the middle count most. (Region covariance: Tuzel, Porikli
-    & Meer, ECCV 2006; second-order pooling: Carreira et al., ECCV 2012.) Such
-    matrices lie on a curved space; their logarithm flattens it, so that a plain
-    cosine compares them (Arsigny et al., SIAM J. Matrix Anal. 2007).
+    low in the picture" - whatever the exact place; cells in the middle count most.
+    (Region covariance: Tuzel, Porikli & Meer, ECCV 2006; second-order pooling:
+    Carreira et al., ECCV 2012.) Such matrices lie on a curved space; their
+    logarithm flattens it, so that a plain cosine compares them (Arsigny et al.,
+    SIAM J. Matrix Anal. 2007).
     """
 
     size = 2 * BINS + 6
