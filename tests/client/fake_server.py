@@ -80,7 +80,8 @@ class Seen:
     message_sizes: list[int] = field(default_factory=list)
     items_per_message: list[int] = field(default_factory=list)
     streams: int = 0
-    most_unanswered: int = 0
+    items_of_stream: list[int] = field(default_factory=list)
+    """Items that arrived whole, by stream."""
     embedded: int = 0
     calls: list[Any] = field(default_factory=list)
 
@@ -156,6 +157,7 @@ class FakeServer(
     def UploadItems(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         script, seen = self.script, self.seen
         seen.streams += 1
+        seen.items_of_stream.append(0)
         if script.refuse_streams:
             abort(context, *script.refuse_streams.pop(0), "Not now.", 0.05)
         break_after = script.break_after_items.pop(0) if script.break_after_items else -1
@@ -170,6 +172,7 @@ class FakeServer(
         )
         yield V1.UploadItemsResponse(started=started)
         for done, (seq, item) in enumerate(self._uploaded(requests), 1):
+            seen.items_of_stream[-1] += 1
             if script.ack_delay_s:
                 time.sleep(script.ack_delay_s)
             result = self.store(first.start.collection, item, first.start.write_mode)

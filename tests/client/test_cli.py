@@ -9,47 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from client.fake_server import FakeServer, vector_of
+from client.cli_run import Run
+from client.fake_server import FakeServer
 from lookalike.client import cli
-from lookalike.v1 import index_service_pb2, types_pb2
+from lookalike.v1 import index_service_pb2
 
-Run = Callable[..., tuple[int, str, str]]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ":".join(p for p in sys.path if p), "COLUMNS": "100"}
-
-
-@pytest.fixture
-def run(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    monkeypatch.setenv("LOOKALIKE_ADDRESS", server.address)
-
-    def call(*args: str | Path) -> tuple[int, str, str]:
-        code = cli.run([str(a) for a in args])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
 
 
 def command(*args: str | Path) -> list[str]:
     return [sys.executable, "-m", "lookalike.client.cli", *map(str, args)]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    for name, data in {"a.jpg": b"one", "sub/b.png": b"two", "c.txt": b"three"}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
 
 
 # -------------------------------------------------------------------- usage
@@ -270,112 +244,6 @@ def test_a_terminal_sees_a_bar(server: FakeServer, tmp_path: Path) -> None:
     assert b"60 created" in seen
 
 
-# ------------------------------------------------------------------- search
-
-
-def test_hits_come_as_one_json_object_a_line(run: Run, photos: Path) -> None:
-    run("index", photos)
-    code, out, _ = run("search", photos / "sub" / "b.png", "--json", "-k", "2")
-    hits = [json.loads(line) for line in out.splitlines()]
-    assert code == 0
-    assert [hit["id"] for hit in hits] == ["sub/b.png", "a.jpg"]
-    assert hits[0]["score"] == pytest.approx(1.0)
-    assert run("search", "--like", "a.jpg", "--json")[0] == 0
-    assert run("search", "--text", "a cat")[0] == 0
-
-
-def test_nothing_found_is_no_failure(run: Run) -> None:
-    assert run("search", "--text", "a")[:2] == (0, "")
-
-
-def test_words_in_the_place_of_a_picture_are_explained(run: Run) -> None:
-    code, _, err = run("search", "a red shoe")
-    assert code == 1
-    assert "--text" in err
-
-
-def test_a_picture_comes_from_stdin(
-    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run("index", photos)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"two")))
-    assert json.loads(run("search", "-", "--json")[1].splitlines()[0])["id"] == "sub/b.png"
-
-
-def test_a_pipe_gets_whole_ids_and_no_control_characters(run: Run, server: FakeServer) -> None:
-    long = "x" * 250
-    for item_id in (long, "evil\x1b[2J"):
-        server.store("", index_service_pb2.ItemInput(id=item_id), 1)
-    out = run("items", "list")[1]
-    assert long in out
-    assert "\x1b" not in out
-
-
-def test_a_sheet_holds_everything_and_asks_for_nothing(
-    run: Run, server: FakeServer, tmp_path: Path
-) -> None:
-    image = pytest.importorskip("PIL.Image")
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(3):
-        image.new("RGB", (40, 30), (80 * i, 0, 0)).save(photos / f"<i>{i}.png")
-    server.collections["default"].metric = types_pb2.METRIC_COSINE
-    run("index", photos)
-    page = tmp_path / "out.html"
-    code, _, err = run("search", photos / "<i>1.png", "--html", page)
-    text = page.read_text()
-    assert code == 0
-    assert str(page) in err
-    assert text.count('src="data:image/') == 4
-    assert not re.search(r"https?://|<script|<link|<i>1", text)
-    assert "prefers-color-scheme: dark" in text
-    assert "&lt;i&gt;1.png" in text
-    assert "the same picture" in text
-    like = tmp_path / "like.html"
-    assert run("search", "--like", "<i>1.png", "--html", like)[0] == 0
-    assert like.read_text().count('src="data:image/') == 4
-
-
-# -------------------------------------------------------------------- embed
-
-
-def test_vectors_are_written_in_the_order_of_their_ids(
-    run: Run, tmp_path: Path, photos: Path
-) -> None:
-    for i in range(100):
-        (photos / f"many-{i:03}.jpg").write_bytes(b"picture %d" % i)
-    (photos / "bad.jpg").write_bytes(b"bad")
-    (photos / "gone.jpg").symlink_to("nothing")
-    out = tmp_path / "vectors.npz"
-    code, printed, err = run("embed", photos, "--out", out)
-    assert (code, printed) == (3, "")
-    assert "bad.jpg" in err
-    assert "gone.jpg" in err
-    with np.load(out) as file:
-        ids, vectors = file["ids"], file["vectors"]
-    assert ids.dtype.kind == "U"
-    assert vectors.dtype == np.float32
-    assert vectors.shape == (102, 8)
-    assert list(ids) == ["a.jpg", *(f"many-{i:03}.jpg" for i in range(100)), "sub/b.png"]
-    for item_id, vector in zip(ids, vectors, strict=True):
-        assert np.allclose(vector, vector_of((photos / item_id).read_bytes()))
-    assert list(tmp_path.glob("*.part")) == []
-
-
-def test_nothing_to_embed_is_an_empty_file(run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "v.npz"
-    (tmp_path / "empty").mkdir()
-    assert run("embed", tmp_path / "empty", "--out", out)[0] == 0
-    with np.load(out) as file:
-        assert file["vectors"].shape == (0, 0)
-
-
-def test_a_file_that_cannot_be_written_is_a_line(run: Run, photos: Path, tmp_path: Path) -> None:
-    code, _, err = run("embed", photos, "--out", tmp_path / "no" / "v.npz", "-q")
-    assert code == 1
-    assert "No such file" in err
-
-
 # ---------------------------------------------- collections, items, jobs, server
 
 
@@ -393,8 +261,8 @@ def test_items_are_listed_shown_changed_and_deleted(run: Run, photos: Path) -> N
     assert run("items", "set-metadata", "a.jpg", '{"n": null}')[0] == 0
     assert "acme" in run("items", "get", "a.jpg")[1]
     assert len(json.loads(run("items", "get", "a.jpg", "--vector", "--json")[1])["vector"]) == 8
-    assert run("items", "delete", "a.jpg", "--dry-run")[2] == "1 items would be deleted\n"
-    assert run("items", "delete", "a.jpg", "-y")[2] == "1 items deleted\n"
+    assert run("items", "delete", "a.jpg", "--dry-run")[2] == "1 item would be deleted\n"
+    assert run("items", "delete", "a.jpg", "-y")[2] == "1 item deleted\n"
     assert run("items", "count", "--json")[1] == '{"count": 1}\n'
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lookalike.client import F, filters
@@ -60,6 +60,14 @@ def test_the_three_lists_of_a_filter_are_used_before_nesting() -> None:
             {"field": "e", "eq": 5.0},
             {"field": "f", "eq": 6.0},
         ],
+    }
+
+
+def test_two_alternatives_do_not_run_into_one() -> None:
+    where = ((F.a == 1) | (F.b == 2)) & ((F.c == 3) | (F.d == 4))
+    assert message(where) == {
+        "any": [{"field": "a", "eq": 1.0}, {"field": "b", "eq": 2.0}],
+        "all": [{"group": {"any": [{"field": "c", "eq": 3.0}, {"field": "d", "eq": 4.0}]}}],
     }
 
 
@@ -120,6 +128,7 @@ WHERES = st.recursive(
 
 
 @given(WHERES)
+@example(where=F.price == -0.0)
 def test_the_text_of_a_condition_reads_back_as_the_same_condition(where: Where) -> None:
     assert parse(str(where)) == where
     assert compile_filter(str(where)) == compile_filter(where)

@@ -54,7 +54,17 @@ def test_many_small_items_share_a_message(server: FakeServer, client: Client) ->
 def test_large_files_go_in_chunks_and_no_message_is_above_1_mib(
     server: FakeServer, client: Client
 ) -> None:
-    sizes = [10, 2**20 - 5000, 2**20, 31 * 2**20, 5, 256 * 2**10 * 8, 3 * 2**20 + 1]
+    sizes = [
+        10,
+        2**20 - 5000,
+        400_000,
+        2**20 - 5000,
+        2**20,
+        31 * 2**20,
+        5,
+        256 * 2**10 * 8,
+        3 * 2**20 + 1,
+    ]
     sent = [NewItem(str(i), random.Random(i).randbytes(size)) for i, size in enumerate(sizes)]
     assert client.upload(sent).created == len(sizes)
     assert max(server.seen.message_sizes) <= 2**20
@@ -178,6 +188,27 @@ def test_a_draining_server_is_left_after_its_acknowledgements(
     assert (report.created, report.reconnects) == (100, 2)
     assert server.seen.streams == 3
     assert server.seen.embedded == 100
+
+
+def test_a_draining_server_gets_no_more_of_what_was_not_on_its_way(
+    server: FakeServer, client: Client
+) -> None:
+    server.script.drain_after_items = [1]
+    server.script.window_bytes = 64 * 2**20
+    server.script.ack_delay_s = 0.05
+    assert client.upload(items(14, 3 * 2**20)).created == 14
+    assert server.seen.items_of_stream[0] <= 5
+    assert sum(server.seen.items_of_stream) == 14
+
+
+def test_the_patience_begins_anew_with_every_acknowledgement(
+    server: FakeServer, client: Client
+) -> None:
+    server.script.break_after_items = [12] * 5
+    server.script.ack_delay_s = 0.04
+    report = client.upload(items(60), patience_s=1.0)
+    assert report.reconnects == 5
+    assert report.seconds > 2.0
 
 
 def test_a_server_with_too_many_uploads_is_asked_again(server: FakeServer, client: Client) -> None:

@@ -8,10 +8,15 @@ from lookalike.backends.embed.base import EmbedderOptions
 from lookalike.backends.errors import ModelInvalid
 from lookalike.backends.registry import embedders
 from lookalike.backends.testing.embed import EmbedderConformance
+from lookalike.backends.testing.fakes import FakeEmbedder
 
 
 class TestBuiltin(EmbedderConformance):
     embedder_cls = embedders.resolve("builtin")
+
+
+class TestFake(EmbedderConformance):
+    embedder_cls = FakeEmbedder
 
 
 class _Cheat(EmbedderConformance):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from house import House, open_house
 
+from house import House, open_house
 from lookalike.backends.errors import CollectionNotFound
 from lookalike.server.domain import (
     CollectionConfig,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from house import House, open_house
 
+from house import House, open_house
 from lookalike.backends.errors import (
     CollectionExists,
     CollectionNotFound,

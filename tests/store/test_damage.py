@@ -193,6 +193,35 @@ def test_a_damaged_item_can_be_deleted(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "collections SET config = replace(config, '4', '5')",
+        "collections SET name = 'other'",
+        "collections SET name = CAST(x'ff' AS TEXT)",
+        "collections SET space = ''",
+        "collections SET create_us = 0",
+    ],
+)
+def test_a_damaged_collection_is_found(tmp_path: Path, change: str) -> None:
+    number = prepared(tmp_path)
+    harm(tmp_path, f"UPDATE {change}")
+    store = Store.open(tmp_path)
+    with pytest.raises(DataLoss):
+        store.collections()
+    with pytest.raises(DataLoss):
+        put(store, number, [item("new")])
+    store.close()
+
+
+@pytest.mark.parametrize("change", ["seq = 9", "next_key = 1", "uuid = 'x'", "create_us = 0"])
+def test_damage_of_what_the_store_says_of_itself_is_found(tmp_path: Path, change: str) -> None:
+    prepared(tmp_path)
+    harm(tmp_path, f"UPDATE meta SET {change}")
+    with pytest.raises(DataLoss):
+        Store.open(tmp_path)
+
+
 # ------------------------------------------------------------ damaged files
 
 
@@ -237,6 +266,21 @@ def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
         shutil.rmtree(folder)
     print("found", found, "of 60")
     assert found > 5
+
+
+def test_an_id_that_is_damaged_in_its_index_is_found_or_mended(tmp_path: Path) -> None:
+    number, golden = larger(tmp_path / "golden")
+    data = (tmp_path / "golden" / "store.db").read_bytes()
+    places = [at for at in range(len(data)) if data.startswith(b"i7-3", at)]
+    assert len(places) >= 2  # in the table and in the index
+    same = []
+    for at in places:
+        folder = tmp_path / f"at{at}"
+        shutil.copytree(tmp_path / "golden", folder)
+        (folder / "store.db").write_bytes(data[:at] + b"x" + data[at + 1 :])
+        same.append(same_or_refused(folder, number, golden))
+    assert True in same  # the index was built anew
+    assert False in same  # the table cannot be
 
 
 def test_a_truncated_database_is_found(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from lookalike.backends.errors import (
     VectorNotFinite,
     VectorZero,
 )
+from lookalike.backends.index import auto
 from lookalike.backends.testing.scene import NO_KEYS, Scene
 from lookalike.backends.types import Changes, IndexSpec, Metric, SearchParams, Vectors
 
@@ -450,3 +451,47 @@ def test_warnings_do_not_tell_paths(opens: Opens, caplog: pytest.LogCaptureFixtu
         scene.reopen()
     assert "damaged" in caplog.text
     assert str(scene.config.directory) not in caplog.text
+
+
+def test_auto_goes_by_the_size_of_the_whole(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "EXACT_NUMBERS", 400 * auto.LEAST_DIM)
+    scene = opens(delta_limit=50)
+    scene.engine.rebuild(IndexSpec("auto"), nothing)
+    scene.add(300)
+    scene.settle()
+    assert [segment["backend"] for segment in scene.engine.stats().segments] == ["exact"]
+    scene.add(110)
+    scene.settle()
+    segments = scene.engine.stats().segments
+    assert {segment["algorithm"] for segment in segments} == {"hnsw"}
+    assert sum(int(str(segment["live"])) for segment in segments) == 410
+
+
+def test_an_update_is_seen_whole_by_every_search(opens: Opens) -> None:
+    """Never both vectors of an item, never neither, also while segments are swapped."""
+    scene = opens(delta_limit=30)
+    scene.add(50)
+    versions = [int(scene.add()[0])]
+    faults: list[set[int]] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        rng = np.random.default_rng(1)
+        while not stop.is_set():
+            query = rng.standard_normal((1, 24), dtype=np.float32)
+            found = set(scene.engine.search(query, 1000).ids[0].tolist()) - stay
+            if len(found) != 1:
+                faults.append(found)
+
+    stay = set(scene.truth.keys().tolist()) - set(versions)
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        changes = scene.truth.commit(np.array(versions[-1:]), scene.random(1))
+        scene.engine.apply(changes)
+        versions.append(int(changes.added[0]))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not faults, f"{len(faults)} searches saw {faults[0]} of one item"

@@ -67,7 +67,9 @@ def from_value(message: struct_pb2.Value) -> object:
     match message.WhichOneof("kind"):
         case "number_value":
             number = message.number_value
-            return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+            is_whole = number.is_integer() and abs(number) <= _EXACT
+            is_minus_zero = number == 0 and math.copysign(1, number) < 0
+            return int(number) if is_whole and not is_minus_zero else number
         case "string_value":
             return message.string_value
         case "bool_value":

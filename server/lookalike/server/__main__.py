@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -152,32 +153,44 @@ def _serve(loaded: Loaded) -> int:
     stop = _StopSignals()
     server = App(config, version=_version())
     address = server.start()
-    while not stop.asked.is_set() and not server.wait_ready(0.1):
+    while not (stopped := stop.wait(0)) and not server.wait_ready(0.1):
         pass
-    if not stop.asked.is_set():
+    if not stopped:
         print(  # noqa: T201 - the one line that scripts wait for
             f"lookalike {_version()} ready on {address} (embedder {config.default_model()}, "
             f"index {config.index.backend}, data {config.data.path})",
             flush=True,
         )
-    stop.asked.wait()
+    stop.wait()
     _watch_the_end(config.server.grace_s + _SLACK_S)
     server.stop(config.server.grace_s)
     return 0
 
 
 class _StopSignals:
-    """SIGTERM and SIGINT: the first asks the server to stop, the second ends the process."""
+    """SIGTERM and SIGINT: the first asks the server to stop, the second ends the process.
+
+    A handler runs between any two steps of the main thread, so it takes no lock (an
+    Event has one): it writes to a pipe that the main thread reads.
+    """
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
+        self._asked = False
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait to be asked to stop; return whether it was so in time."""
+        ready, _, _ = select.select([self._read_end], [], [], timeout_s)
+        return bool(ready)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked.is_set():
+        if self._asked:
             os._exit(128 + number)
-        self.asked.set()
+        self._asked = True
+        os.write(self._write_end, b"!")
 
 
 def _watch_the_end(seconds: float) -> None:

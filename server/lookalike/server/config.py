@@ -161,9 +161,8 @@ def _default_below(below: Sequence[Mapping[str, Any]]) -> str:
 
 def _defaults() -> _Layer:
     """Return the one default that depends on the environment."""
-    base = os.environ.get("XDG_DATA_HOME")
-    values = {"data": {"path": str(Path(base) / "lookalike")}} if base else {}
-    return _Layer(values, "default", {})
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return _Layer({"data": {"path": str(Path(base) / "lookalike")}}, "default", {})
 
 
 def _environment() -> _Layer:

@@ -56,7 +56,7 @@ class ServerSection(_Section):
 
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:50051"
     """HOST:PORT; port 0 takes any free one."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 32
+    threads: Annotated[int, Field(ge=1, le=1024)] = 64
     """Calls answered at the same time; more are refused with OVERLOADED. Uploads are extra."""
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long a stopping server waits for what is under way."""
@@ -67,9 +67,9 @@ class ServerSection(_Section):
 class DataSection(_Section):
     """Where everything is kept."""
 
-    path: Annotated[Path, AfterValidator(Path.expanduser)] = Path("~/.local/share/lookalike")
-    """The data folder; made if it is not there. One server at a time. With XDG_DATA_HOME
-    set, the default is in there."""
+    path: Annotated[Path, AfterValidator(Path.expanduser)]
+    """The data folder; made if it is not there. One server at a time. By default
+    $XDG_DATA_HOME/lookalike."""
 
 
 class ModelTable(_Section):
@@ -169,7 +169,7 @@ class Config(BaseSettings):
     )
 
     server: ServerSection = ServerSection()
-    data: DataSection = DataSection()
+    data: DataSection
     models: ModelsSection = ModelsSection()
     index: IndexSection = IndexSection()
     engine: EngineSection = EngineSection()

@@ -10,6 +10,7 @@ import numpy as np
 from lookalike.backends.engine._part import Part, Segment
 from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.engine._view import View
+from lookalike.backends.errors import LookalikeError
 from lookalike.backends.index import auto
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.registry import indexes
@@ -25,18 +26,35 @@ class Abandoned(Exception):
     """Raised by the progress of a background build that nobody waits for any more."""
 
 
-def plan(view: View) -> list[Part]:
+def outgrown(view: View, spec: IndexSpec, dim: int) -> list[Part]:
+    """Return segments that are compared exactly though the whole is too large for that.
+
+    "auto" chooses by the size of the whole, since every search visits every
+    segment; one that was made while the whole was small is not left behind.
+    """
+    plain = [p for p in view.parts if p.segment.index and p.segment.spec.backend == "exact"]
+    if not plain:
+        return []
+    try:
+        now = auto.choose(spec, view.count, dim)
+    except LookalikeError:
+        return []  # building would fail the same way, and say so
+    return [] if now.backend == "exact" else plain
+
+
+def plan(view: View, spec: IndexSpec, dim: int) -> list[Part]:
     """Return the parts that should become one segment now; empty if none should.
 
     Those that wait for an index if they are too many, else those with many dead
-    rows. A new segment swallows older ones that are not larger than what it has so
-    far: each time a vector is built in again its segment is at least twice as
-    large, so there are O(log n) segments and each vector is built in O(log n) times.
+    rows or an index of the wrong kind. A new segment swallows older ones that are
+    not larger than what it has so far: each time a vector is built in again its
+    segment is at least twice as large, so there are O(log n) segments and each
+    vector is built in O(log n) times.
     """
     if view.overfull:
         chosen = [part for part in view.parts if not part.segment.sealed]
     else:
-        chosen = view.withered
+        chosen = view.withered or outgrown(view, spec, dim)
     if not chosen:
         return []
     total = sum(part.count for part in chosen)
@@ -55,6 +73,7 @@ def build_segment(
     dim: int,
     disk: Disk,
     *,
+    whole: int,
     threads: int,
     progress: Progress,
     fall_back: bool,
@@ -63,7 +82,7 @@ def build_segment(
 
     The rows go to their file first and are mapped from there, so that a build
     needs no second copy of them in memory; in memory if the disk does not take
-    them. With `fall_back`, a backend that fails leaves a segment without an
+    them. `whole` is the size of the engine, which "auto" goes by. With `fall_back`, a backend that fails leaves a segment without an
     index, which is compared exactly: right answers, only slower.
 
     Raises what `progress` raises, and without `fall_back` what the backend raises.
@@ -79,7 +98,7 @@ def build_segment(
             vectors, mapped = _in_memory(len(keys), dim, blocks()), False
         index: VectorIndex | None = None
         try:
-            spec = auto.choose(spec, len(keys), dim)
+            spec = auto.choose(spec, max(whole, len(keys)), dim)
             cls = indexes.resolve(spec.backend)
             index = cls.build(spec, vectors, threads=threads, progress=progress)
         except Abandoned:

@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from lookalike.backends.engine._build import Abandoned, build_segment, plan
+from lookalike.backends.engine._build import Abandoned, build_segment, outgrown, plan
 from lookalike.backends.engine._part import Part, Segment
 from lookalike.backends.engine._recover import load_segments, reconcile
 from lookalike.backends.engine._scan import checked, merge
@@ -215,6 +215,7 @@ class LocalEngine(Engine):
                 spec,
                 self._config.dim,
                 self._disk,
+                whole=self._view.count,
                 threads=self._threads,
                 progress=progress,
                 fall_back=fall_back,
@@ -223,10 +224,16 @@ class LocalEngine(Engine):
             self._view = self._view.swapped(inputs, built)
             self._spec = spec
         for part in inputs:  # those that the disk had no room for
-            self._disk.abandon(part.segment.number)
+            if part.segment.sealed:
+                self._disk.abandon(part.segment.number)
 
     def _work_waits(self) -> bool:
-        return self._view.overfull or bool(self._view.withered)
+        view = self._view
+        return (
+            view.overfull
+            or bool(view.withered)
+            or bool(outgrown(view, self._spec, self._config.dim))
+        )
 
     def _run(self) -> None:
         """Build and save whatever waits, until the engine is closed."""
@@ -255,7 +262,8 @@ class LocalEngine(Engine):
             with self._state:
                 if self._view.overfull:
                     self._view = self._view.frozen()
-                inputs, spec = plan(self._view), self._spec
+                spec = self._spec
+                inputs = plan(self._view, spec, self._config.dim)
             if inputs:
                 self._build(inputs, spec, self._background, fall_back=True)
                 self._save()

@@ -58,6 +58,11 @@ def bytes_text(count: float) -> str:
     return f"{count:.0f} {units[0]}" if units[0] == "B" else f"{count:.1f} {units[0]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 item", "2 items"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _print_rich(
     columns: Sequence[str], cells: Sequence[Sequence[str]], rights: Sequence[bool]
 ) -> None:

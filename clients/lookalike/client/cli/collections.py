@@ -10,6 +10,7 @@ from lookalike.client.cli import _exit, _options
 from lookalike.client.cli._exit import UsageError
 from lookalike.client.cli._output import (
     bytes_text,
+    counted,
     print_json,
     print_pairs,
     print_table,
@@ -173,7 +174,7 @@ def delete(
     _options.confirm(f"Delete the collection {name!r} with all its items?", yes)
     with _options.connect(server) as client:
         count = client.delete_collection(name, missing_ok=missing_ok)
-    say(f"{name} is gone, and {count} items with it")
+    say(f"{name} is gone, and {counted(count, 'item')} with it")
     return _exit.DONE
 
 

@@ -51,7 +51,7 @@ def embed(
     Without --server and LOOKALIKE_ADDRESS, a private server works for the duration.
     """
     from lookalike.client.cli._bulk_embed import BulkEmbed
-    from lookalike.client.cli._output import print_json
+    from lookalike.client.cli._output import counted, print_json
     from lookalike.client.cli._sources import found_files
 
     if embedder and _settings.has_address(server):
@@ -79,7 +79,7 @@ def embed(
     if json:
         print_json({"count": len(ids), "failed": bad, "dimension": dimension, "file": out})
     elif not quiet:
-        say(f"{len(ids)} vectors of {dimension} numbers in {out}, {bad} failed")
+        say(f"{counted(len(ids), 'vector')} of {dimension} numbers in {out}, {bad} failed")
     return _exit.SOME_FAILED if bad else _exit.DONE
 
 

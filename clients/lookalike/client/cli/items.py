@@ -14,6 +14,7 @@ from lookalike.client.cli import _exit, _options
 from lookalike.client.cli._exit import UsageError
 from lookalike.client.cli._output import (
     bytes_text,
+    counted,
     print_json,
     print_pairs,
     print_table,
@@ -166,7 +167,7 @@ def delete(
         raise UsageError("say what to delete: either ids or --where")
     with _options.connect(server) as client:
         if not dry_run:
-            what = f"{len(ids)} items" if ids else f"all items where {where}"
+            what = counted(len(ids), "item") if ids else f"all items where {where}"
             _options.confirm(f"Delete {what}?", yes)
         number = client.delete(
             ids or None,
@@ -177,7 +178,7 @@ def delete(
     if json:
         print_json({"deleted_count": number, "dry_run": dry_run})
     else:
-        say(f"{number} items would be deleted" if dry_run else f"{number} items deleted")
+        say(f"{counted(number, 'item')} {'would be ' if dry_run else ''}deleted")
     return _exit.DONE
 
 

@@ -12,12 +12,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grpc
 
-from lookalike.backends.errors import Internal, LookalikeError, Overloaded
+from lookalike.backends.errors import Draining, Internal, LookalikeError, Overloaded
 from lookalike.server.rpc.status import code_of, rich_status
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,15 @@ class CallGuard(grpc.ServerInterceptor):
     def __init__(self, calls: Slots, streams: Slots) -> None:
         self._calls = calls
         self._streams = streams
+        self._traffic = _Traffic()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new calls and wait for those under way; return whether all ended in time.
+
+        Stopping gRPC's server at once would do the first with CANCELLED for calls that
+        cross it on the wire, which clients rightly do not try again.
+        """
+        return self._traffic.drain(timeout_s)
 
     def intercept_service(
         self,
@@ -86,7 +95,8 @@ class CallGuard(grpc.ServerInterceptor):
         kinds = ("unary", "stream")
         kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
         wrap = _stream if handler.response_streaming else _unary
-        return handler._replace(**{kind: wrap(getattr(handler, kind), method, slots)})
+        behaviour = wrap(getattr(handler, kind), method, slots, self._traffic)
+        return handler._replace(**{kind: behaviour})
 
     def _slots(self, name: str) -> Slots | None:
         if name == "UploadItems":
@@ -94,13 +104,46 @@ class CallGuard(grpc.ServerInterceptor):
         return self._streams if name in _LASTING else self._calls
 
 
+class _Traffic:
+    """The calls under way, and whether more may come."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count a call. Raises Draining when no more may come."""
+        with self._changed:
+            if self._closed:
+                raise Draining(
+                    "The server is going down; call again when it is back.", retry_after_s=1.0
+                )
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    def drain(self, timeout_s: float) -> bool:
+        with self._changed:
+            self._closed = True
+            return self._changed.wait_for(lambda: self._count == 0, timeout_s)
+
+
 def _unary(
-    behaviour: Callable[[Any, grpc.ServicerContext], Any], method: str, slots: Slots | None
+    behaviour: Callable[[Any, grpc.ServicerContext], Any],
+    method: str,
+    slots: Slots | None,
+    traffic: _Traffic,
 ) -> Callable[[Any, grpc.ServicerContext], Any]:
     def handle(request: Any, context: grpc.ServicerContext) -> Any:
         call = _Call(method, context)
         call.count(request)
-        with call.guarded(slots):
+        with call.guarded(), traffic.one(), slots.one() if slots else nullcontext():
             return behaviour(request, context)
 
     return handle
@@ -110,10 +153,11 @@ def _stream(
     behaviour: Callable[[Any, grpc.ServicerContext], Iterator[Any]],
     method: str,
     slots: Slots | None,
+    traffic: _Traffic,
 ) -> Callable[[Any, grpc.ServicerContext], Iterator[Any]]:
     def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         call = _Call(method, context)
-        with call.guarded(slots):
+        with call.guarded(), traffic.one(), slots.one() if slots else nullcontext():
             for response in behaviour(request, context):
                 call.count(response)
                 yield response
@@ -141,14 +185,10 @@ class _Call:
             self._items += len(message.acks.acks)
 
     @contextmanager
-    def guarded(self, slots: Slots | None) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
         """Turn what is raised into a status, and log the end of the call."""
         try:
-            if slots is None:
-                yield
-            else:
-                with slots.one():
-                    yield
+            yield
         except LookalikeError as error:
             self._fail(error)
         except GeneratorExit:

@@ -58,6 +58,8 @@ _WAIT_FOR_LIBRARY = (INDEX, SEARCH)
 _LASTING_CALLS = 8
 _SPARE_THREADS = 8
 """Threads for refusals and health checks while all others are taken."""
+_LAST_WORDS_S = 0.5
+"""Time for answers that are on their way when all calls have ended."""
 _ERROR_DETAILS = error_details_pb2.DESCRIPTOR.name
 
 
@@ -83,14 +85,13 @@ class Front:
         limits = domain.limits
         self._health = health.HealthServicer()
         self._uploads = Uploads(domain.library, domain.ingest, limits)
+        self._guard = CallGuard(
+            Slots(threads, "calls"), Slots(_LASTING_CALLS, "watchers of jobs or reflection")
+        )
         workers = threads + limits.max_uploads + _LASTING_CALLS + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(workers, thread_name_prefix="rpc"),
-            interceptors=[
-                CallGuard(
-                    Slots(threads, "calls"), Slots(_LASTING_CALLS, "watchers of jobs or reflection")
-                )
-            ],
+            interceptors=[self._guard],
             options=list(_options(limits).items()),
         )
         self._add_services(domain, default_deadline_s)
@@ -142,11 +143,13 @@ class Front:
     def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, ask uploads to end, finish what is under way within `grace_s`.
 
-        What is not finished then is cancelled. A second call changes nothing.
+        What is not finished then is cancelled, and so are watchers of health, who
+        would stay for ever.
         """
         self._health.enter_graceful_shutdown()
         self._uploads.drain(grace_s)
-        self._server.stop(grace_s).wait()
+        self._guard.drain(grace_s)
+        self._server.stop(_LAST_WORDS_S if grace_s else 0).wait()
 
     def _set_health(self, serving: Mapping[str, bool]) -> None:
         for name, is_serving in serving.items():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+from zlib import crc32
 
 from lookalike.backends.types import (
     Algorithm,
@@ -16,6 +17,11 @@ from lookalike.backends.types import (
     Metric,
 )
 from lookalike.server.domain import CollectionConfig, CollectionRecord, Job, JobState, Retention
+from lookalike.server.store._errors import damaged_file
+from lookalike.server.store._rows import micros
+
+COLLECTION = "number, CAST(name AS BLOB), CAST(config AS BLOB), CAST(space AS BLOB), create_us, crc"
+"""Columns of a collection; texts as bytes, for the checksum comes before the decoding."""
 
 _ALGORITHMS: Mapping[str, type[Algorithm]] = {
     "flat": FlatParams,
@@ -24,7 +30,7 @@ _ALGORITHMS: Mapping[str, type[Algorithm]] = {
 }
 
 
-def encode_config(config: CollectionConfig) -> str:
+def _encode_config(config: CollectionConfig) -> str:
     """Return all but the name as JSON."""
     return json.dumps(
         {
@@ -40,9 +46,30 @@ def encode_config(config: CollectionConfig) -> str:
     )
 
 
-def to_collection(row: tuple[Any, ...]) -> CollectionRecord:
-    """Make the record of a row (number, name, config, space, create_us)."""
-    number, name, text, space, create_us = row
+def collection_crc(row: Sequence[Any]) -> int:
+    """Return the checksum over the columns of COLLECTION before the last."""
+    number, name, config, space, create_us = row
+    return crc32(b"\x1f".join((b"%d %d" % (number, create_us), name, config, space)))
+
+
+def to_row(record: CollectionRecord) -> tuple[Any, ...]:
+    """Return the row of a record, as COLLECTION reads it."""
+    row = (
+        record.number,
+        record.config.name.encode(),
+        _encode_config(record.config).encode(),
+        record.space.encode(),
+        micros(record.create_time),
+    )
+    return (*row, collection_crc(row))
+
+
+def to_collection(row: Sequence[Any]) -> CollectionRecord:
+    """Make the record of a row of COLLECTION. Raises DataLoss."""
+    number, name, text, space, create_us, crc = row
+    if None in (name, text, space) or collection_crc(row[:5]) != crc:
+        raise damaged_file()
+    name, space = name.decode(), space.decode()
     fields = json.loads(text)
     index = fields["index"]
     return CollectionRecord(
@@ -62,8 +89,10 @@ def to_collection(row: tuple[Any, ...]) -> CollectionRecord:
 
 
 def to_job(row: tuple[Any, ...]) -> Job:
-    """Make the job of a row of the table's columns from `id` on."""
+    """Make the job of a row of the table's columns from `id` on. Raises DataLoss."""
     job_id, kind, collection, state, *rest = row
+    if state not in list(JobState):
+        raise damaged_file()
     return Job(job_id, kind, collection, JobState(state), *rest)
 
 

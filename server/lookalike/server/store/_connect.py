@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 import uuid
@@ -10,11 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import apsw
 
 from lookalike.backends.errors import DataLoss, FailedPrecondition, Unavailable
-from lookalike.server.store._errors import translated
+from lookalike.server.store._errors import damaged_file, translated
+from lookalike.server.store._rows import Meta
+
+_log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x6C6F6F6B  # "look"
 PAGE_BYTES = 8192
@@ -74,6 +79,9 @@ def open_writer(
 ) -> apsw.Connection:
     """Open the database for the one who writes, made or brought up to date if need be.
 
+    Compares the indexes with their tables (5 to 10 us an item) and builds damaged ones
+    anew: no checksum of a row would find an item that its index does not.
+
     Raises FailedPrecondition (newer version, not ours), DataLoss.
     """
     if not path.exists():
@@ -89,10 +97,23 @@ def open_writer(
             _configure(db, _WRITER_CACHE_KIB)
             db.pragma("synchronous", "full")
             _migrate(db, scripts)
+            for table in ("collections", "items"):
+                _mend_indexes(db, table)
         except BaseException:
             db.close()
             raise
     return db
+
+
+def read_meta(db: apsw.Connection) -> Meta:
+    """Return what the store says of itself. Raises DataLoss."""
+    with translated():
+        rows = db.execute("SELECT uuid, create_us, seq, next_key, crc FROM meta").fetchall()
+    columns: Any = rows[0] if rows else ("", 0, 0, 0, -1)
+    meta = Meta(*columns[:4])
+    if meta.crc() != columns[4]:
+        raise damaged_file()
+    return meta
 
 
 def open_reader(path: Path, vfs: str | None) -> apsw.Connection:
@@ -114,6 +135,18 @@ def _configure(db: apsw.Connection, cache_kib: int) -> None:
     db.pragma("cell_size_check", True)
     # A mapped file that is cut or fails under the reader is a SIGBUS, not an error.
     db.pragma("mmap_size", 0)
+
+
+def _mend_indexes(db: apsw.Connection, table: str) -> None:
+    if (faults := db.execute(f"PRAGMA integrity_check({table})").fetchall()) == [("ok",)]:
+        return
+    _log.warning("damage in the table %s, its indexes are built anew: %s", table, faults[:5])
+    try:
+        db.execute(f"REINDEX {table}")
+    except apsw.ConstraintError as error:
+        raise damaged_file() from error
+    if db.execute(f"PRAGMA integrity_check({table})").fetchall() != [("ok",)]:
+        raise damaged_file()
 
 
 def _check_ours(db: apsw.Connection) -> None:
@@ -144,9 +177,11 @@ def _create(path: Path, vfs: str | None, scripts: Sequence[str], now_us: int) ->
             db.pragma("page_size", PAGE_BYTES)
             db.pragma("application_id", APPLICATION_ID)
             _migrate(db, scripts)
+            meta = Meta(str(uuid.uuid4()), now_us, seq=0, next_key=1)
             db.execute(
-                "INSERT INTO meta (one, uuid, create_us, seq, next_key) VALUES (1, ?, ?, 0, 1)",
-                (str(uuid.uuid4()), now_us),
+                "INSERT INTO meta (one, uuid, create_us, seq, next_key, crc) "
+                "VALUES (1, ?, ?, ?, ?, ?)",
+                (*meta, meta.crc()),
             )
         finally:
             db.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -30,6 +30,19 @@ THUMBNAIL, ORIGINAL = 1, 2
 
 # Numbers are floats to all who read metadata, also those written as integers.
 _DECODER = json.JSONDecoder(parse_int=float)
+
+
+class Meta(NamedTuple):
+    """The one row about the store itself."""
+
+    uuid: str
+    create_us: int
+    seq: int
+    next_key: int
+
+    def crc(self) -> int:
+        """Return the checksum over all columns."""
+        return crc32(f"{self.uuid} {self.create_us} {self.seq} {self.next_key}".encode())
 
 
 def micros(seconds: float) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from lookalike.backends.errors import DataLoss
 from lookalike.backends.types import Changes, Keys, Vectors
 from lookalike.server.domain import CollectionRecord, Filter, Item, Job, StoredImage, View
-from lookalike.server.store._configs import to_collection, to_job
+from lookalike.server.store._configs import COLLECTION, to_collection, to_job
 from lookalike.server.store._connect import (
     Readers,
     check_sqlite,
@@ -24,8 +24,9 @@ from lookalike.server.store._connect import (
     migrations,
     open_reader,
     open_writer,
+    read_meta,
 )
-from lookalike.server.store._errors import damaged_file, translated
+from lookalike.server.store._errors import damaged_file
 from lookalike.server.store._filters import to_sql
 from lookalike.server.store._mark import Mark
 from lookalike.server.store._rows import (
@@ -80,13 +81,12 @@ class Store:
         self._lock_file = lock_file
         self._closed = False
         path = _database(directory)
-        with translated():
-            self.uuid: str = db.execute("SELECT uuid FROM meta").get
-            seq: int = db.execute("SELECT seq FROM meta").get
+        meta = read_meta(db)
+        self.uuid = meta.uuid
         self._mark = Mark(directory / "mark", UUID(self.uuid).bytes)
-        self._check_mark(seq)
+        self._check_mark(meta.seq)
         self._readers = Readers(lambda: open_reader(path, vfs))
-        self._writer = Writer(db, self._mark, clock, self._deliver)
+        self._writer = Writer(db, meta, self._mark, clock, self._deliver)
 
     @classmethod
     def open(
@@ -143,9 +143,7 @@ class Store:
 
     def collections(self) -> Collections:
         """Return all collections by number."""
-        rows = self._read(
-            "SELECT number, name, config, space, create_us FROM collections ORDER BY number"
-        )
+        rows = self._read(f"SELECT {COLLECTION} FROM collections ORDER BY number")
         return [to_collection(row) for row in rows]
 
     def get(self, number: int, item_id: str, view: View) -> Item | None:

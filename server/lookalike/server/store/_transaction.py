@@ -26,7 +26,7 @@ from lookalike.server.domain import (
     WriteResult,
 )
 from lookalike.server.store._changes import ChangeLog
-from lookalike.server.store._configs import encode_config, to_collection
+from lookalike.server.store._configs import COLLECTION, to_collection, to_row
 from lookalike.server.store._filters import to_sql
 from lookalike.server.store._put import (
     INSERT_VECTOR,
@@ -102,12 +102,11 @@ class Transaction:
                 collection=config.name,
             )
         self._db.execute(
-            "INSERT INTO collections (name, config, space, create_us) VALUES (?, ?, ?, ?)",
-            (config.name, encode_config(config), space, now_us),
+            "INSERT INTO collections (name, config, space, create_us, crc) VALUES (?, '', '', ?, 0)",
+            (config.name, now_us),
         )
         number = self._db.last_insert_rowid()
-        self.changes.note(number)
-        return CollectionRecord(number, config, space, now_us / 1e6)
+        return self._save(CollectionRecord(number, config, space, now_us / 1e6))
 
     def update_collection(
         self,
@@ -289,18 +288,16 @@ class Transaction:
         return [value for (value,) in self._db.execute(sql, params)]
 
     def _collection(self, number: int) -> CollectionRecord:
-        rows = self._values_of(
-            "SELECT number, name, config, space, create_us FROM collections WHERE number = ?",
-            (number,),
-        )
+        rows = self._values_of(f"SELECT {COLLECTION} FROM collections WHERE number = ?", (number,))
         if not rows:
             raise CollectionNotFound("The collection is gone; it was deleted.", field="collection")
         return to_collection(rows[0])
 
     def _save(self, record: CollectionRecord) -> CollectionRecord:
         self._db.execute(
-            "UPDATE collections SET config = ?, space = ? WHERE number = ?",
-            (encode_config(record.config), record.space, record.number),
+            "UPDATE collections SET name = CAST(?2 AS TEXT), config = CAST(?3 AS TEXT), "
+            "space = CAST(?4 AS TEXT), create_us = ?5, crc = ?6 WHERE number = ?1",
+            to_row(record),
         )
         self.changes.note(record.number)
         return record

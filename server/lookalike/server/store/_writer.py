@@ -16,6 +16,7 @@ from lookalike.backends.errors import LookalikeError, Unavailable
 from lookalike.backends.types import Changes
 from lookalike.server.store._errors import FULL_ERRNOS, disk_full, domain_error, stopped
 from lookalike.server.store._mark import Mark
+from lookalike.server.store._rows import Meta
 from lookalike.server.store._transaction import Transaction
 
 _log = logging.getLogger(__name__)
@@ -67,15 +68,18 @@ class Writer:
     """Group commit. `submit` on any thread; the owner calls `close` once."""
 
     def __init__(
-        self, db: apsw.Connection, mark: Mark, clock: Callable[[], float], deliver: Deliver
+        self,
+        db: apsw.Connection,
+        meta: Meta,
+        mark: Mark,
+        clock: Callable[[], float],
+        deliver: Deliver,
     ) -> None:
         self._db = db
         self._mark = mark
         self._clock = clock
         self._deliver = deliver
-        self.seq: int
-        self._next_key: int
-        self.seq, self._next_key = db.execute("SELECT seq, next_key FROM meta").get
+        self._meta = meta
         self._broken = False
         self._closed = False
         self._log_pages = 0
@@ -84,6 +88,11 @@ class Writer:
         db.set_wal_hook(self._note_log)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def seq(self) -> int:
+        """Number of the last commit that changed collections or items."""
+        return self._meta.seq
 
     def submit(self, run: Callable[[Transaction], T]) -> Future[T]:
         """Queue an operation. The queue has no bound: callers bound what they have under way."""
@@ -135,20 +144,23 @@ class Writer:
         if self._broken:
             raise stopped()
         self._db.execute("BEGIN IMMEDIATE")
-        transaction = Transaction(self._db, self._clock, self.seq + 1, self._next_key)
+        transaction = Transaction(self._db, self._clock, self.seq + 1, self._meta.next_key)
         self._run_one(first, transaction)
         for operation in self._take(transaction):
             if operation.start():
                 group.append(operation)
                 self._run_one(operation, transaction)
-        if changed := len(transaction.changes) > 0:
+        meta = self._meta
+        if len(transaction.changes):
+            meta = meta._replace(seq=transaction.seq, next_key=transaction.next_key)
             self._db.execute(
-                "UPDATE meta SET seq = ?, next_key = ?", (transaction.seq, transaction.next_key)
+                "UPDATE meta SET seq = ?, next_key = ?, crc = ?",
+                (meta.seq, meta.next_key, meta.crc()),
             )
         self._db.execute("COMMIT")
-        if not changed:
+        if meta is self._meta:
             return
-        self.seq, self._next_key = transaction.seq, transaction.next_key
+        self._meta = meta
         self._mark.write(self.seq)
         try:
             self._deliver(self.seq, transaction.changes.fold(self.seq))

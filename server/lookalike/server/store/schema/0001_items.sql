@@ -9,7 +9,8 @@ CREATE TABLE meta (
     -- Number of the last commit that changed collections or items.
     seq INTEGER NOT NULL,
     -- Keys are taken from here, so that none is ever used twice.
-    next_key INTEGER NOT NULL
+    next_key INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE collections (
@@ -17,7 +18,8 @@ CREATE TABLE collections (
     name TEXT NOT NULL UNIQUE,
     config TEXT NOT NULL,
     space TEXT NOT NULL,
-    create_us INTEGER NOT NULL
+    create_us INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE items (
