@@ -277,6 +277,28 @@ class Answer:
     total_ms: float = 0.0
 
 
+# ---------------------------------------------------------------- judgements
+
+
+class Tier(Enum):
+    """What a match is worth, the best first."""
+
+    SAME_PICTURE = "same_picture"
+    """The same picture, perhaps altered: the pixels were compared."""
+    SAME_SCENE = "same_scene"
+    SIMILAR = "similar"
+    WEAK = "weak"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one match is worth; None where nothing can be told."""
+
+    rate: float | None = None
+    """Share of unrelated pairs of the collection that score as high."""
+    tier: Tier | None = None
+
+
 # ---------------------------------------------------------------- embedding
 
 
