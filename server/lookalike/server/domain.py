@@ -224,6 +224,16 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A box inside a picture, in fractions of its upright width and height; not empty."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
 class TextQuery:
     text: str
 
@@ -231,11 +241,15 @@ class TextQuery:
 @dataclass(frozen=True, slots=True)
 class ImageQuery:
     data: bytes
+    region: Region | None = None
+    """Only this part of the picture; None: the whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemQuery:
     id: str
+    region: Region | None = None
+    """Only this part of the item's picture, as far as it is kept; None: its vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,38 +257,46 @@ class VectorQuery:
     vector: Vector
 
 
-Query: TypeAlias = TextQuery | ImageQuery | ItemQuery | VectorQuery
+Input: TypeAlias = TextQuery | ImageQuery | ItemQuery | VectorQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several things to look for at once; a negative weight pushes away."""
+
+    input: Input
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MixedQuery:
+    """Several things at once: their vectors, each of length 1, weighted and added."""
+
+    parts: tuple[Part, ...]
+
+
+Query: TypeAlias = Input | MixedQuery
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
+    """What of the found to show. Applied in the order score, filter, fold, group,
+    diversity, limit; judged is what is left."""
+
     limit: int = 10
     filter: Filter = field(default_factory=Filter)
     min_score: float | None = None
     view: View = View.BASIC
     params: SearchParams = field(default_factory=SearchParams)
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One item that was found; `score` by the collection's metric, higher is closer."""
-
-    item: Item
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to one query, best first, equal scores by id."""
-
-    matches: list[Match]
-    exact: bool
-    matched_count: int | None = None
-    """How many items pass the filter, where they were counted."""
-    truncated: bool = False
-    embed_ms: float = 0.0
-    index_ms: float = 0.0
-    total_ms: float = 0.0
+    diversity: float = 0.0
+    """0..1, weight of variety against likeness."""
+    group_by: str = ""
+    """A field, as conditions name it, of which at most `group_limit` matches share a value."""
+    group_limit: int = 1
+    fold_duplicates: bool = False
+    max_false_match_rate: float = 0.0
+    """Above 0: the `min_score` that this share of unrelated pictures reaches."""
+    judge: bool = False
 
 
 # ---------------------------------------------------------------- judgements
@@ -299,6 +321,39 @@ class Judgement:
     tier: Tier | None = None
 
 
+# ---------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One item that was found; `score` by the collection's metric, higher is closer."""
+
+    item: Item
+    score: float
+    judgement: Judgement = field(default_factory=Judgement)
+    duplicates: tuple[str, ...] = ()
+    """Ids of the near-duplicates that were folded into it, the best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one query, best first, equal scores by id; with `diversity` in the
+    order of choice. Times in milliseconds."""
+
+    matches: list[Match]
+    exact: bool
+    matched_count: int | None = None
+    """How many items pass the filter, where they were counted."""
+    truncated: bool = False
+    decode_ms: float = 0.0
+    queue_ms: float = 0.0
+    embed_ms: float = 0.0
+    index_ms: float = 0.0
+    fetch_ms: float = 0.0
+    rank_ms: float = 0.0
+    total_ms: float = 0.0
+
+
 # ---------------------------------------------------------------- embedding
 
 
@@ -321,6 +376,9 @@ class Embedded:
 
     vector: Vector
     truncated: bool = False
+    began: float = 0.0
+    """When the model took up the batch that this was in, in `time.monotonic()` seconds."""
+    ended: float = 0.0
 
 
 # ---------------------------------------------------------------- jobs

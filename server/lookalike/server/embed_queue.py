@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -200,7 +200,8 @@ class EmbedQueue:
                 return
             results = [self._failure(error)]
         failed = sum(isinstance(result, LookalikeError) for result in results)
-        spent = (time.monotonic() - start) / len(batch)
+        end = time.monotonic()
+        spent = (end - start) / len(batch)
         with self._changed:
             self._item_s += (spent - self._item_s) * (_SMOOTHING if self._item_s else 1.0)
         self._count(batches=1, items=len(batch) - failed, failed=failed)
@@ -208,7 +209,7 @@ class EmbedQueue:
             if isinstance(result, LookalikeError):
                 waiting.future.set_exception(result)
             else:
-                waiting.future.set_result(result)
+                waiting.future.set_result(replace(result, began=start, ended=end))
 
     def _compute(self, inputs: Sequence[Prepared | str]) -> list[Embedded | LookalikeError]:
         texts = [text for text in inputs if isinstance(text, str)]

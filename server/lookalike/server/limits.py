@@ -20,6 +20,8 @@ class Limits:
     max_upload_batch: int = 1024
     """Items of one UploadBatch."""
     max_search_limit: int = 1000
+    max_query_parts: int = 32
+    """Things that one query may look for at once."""
     max_metadata_bytes: int = 16 * 2**10
     max_metadata_depth: int = 8
     max_id_bytes: int = 256

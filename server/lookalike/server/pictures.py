@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
+from lookalike.backends.errors import InvalidArgument
+from lookalike.backends.types import RgbImage
+from lookalike.server.domain import Region
 from lookalike.server.images import Decoded, decode, thumbnail
 from lookalike.server.limits import Limits
 from lookalike.server.models import LoadedModel
@@ -15,6 +22,8 @@ T = TypeVar("T")
 
 THUMBNAIL_SIDE = 256
 """Shorter side in pixels that a thumbnail wants to be cut from."""
+LEAST_REGION_SIDE = 16
+"""Pixels of the full picture; less shows nothing that could be recognised."""
 
 
 class Pictures:
@@ -34,17 +43,26 @@ class Pictures:
         """Run work on a picture on a reader's thread. Raises Overloaded, Draining."""
         return self._pool.submit(call, deadline=deadline, bulk=bulk)
 
-    def read(self, data: bytes, model: LoadedModel | None) -> Decoded:
-        """Decode a picture, no larger than `model` and a thumbnail need.
+    def read(
+        self, data: bytes, model: LoadedModel | None, region: Region | None = None
+    ) -> Decoded:
+        """Decode a picture, or a part of it, no larger than `model` and a thumbnail need.
 
         The size depends on the model alone, so that a picture has one vector,
-        whether it is stored or searched with.
+        whether it is stored or searched with. A part keeps as many pixels as the
+        model wants of a whole picture; `width` and `height` are those of the whole.
 
-        Raises ImageUndecodable, ImageFormatUnsupported, ImageTooLarge.
+        Raises ImageUndecodable, ImageFormatUnsupported, ImageTooLarge, and
+        InvalidArgument (field "region") for a part of less than 16 pixels a side.
         """
         wanted = THUMBNAIL_SIDE if model is None else model.decode_side
         side = max(wanted, THUMBNAIL_SIDE) if wanted else 0
-        return decode(data, max_pixels=self._limits.max_image_pixels, side=side)
+        if region is not None:
+            side = math.ceil(side / min(region.width, region.height))
+        picture = decode(data, max_pixels=self._limits.max_image_pixels, side=side)
+        if region is None:
+            return picture
+        return replace(picture, image=_cut(picture, region))
 
     def thumbnail(self, picture: Decoded) -> bytes:
         """Return a JPEG of at most 256 x 256 px."""
@@ -53,3 +71,24 @@ class Pictures:
     def close(self) -> None:
         """Finish what runs, refuse what waits."""
         self._pool.close()
+
+
+def _cut(picture: Decoded, region: Region) -> RgbImage:
+    """Return a copy of a part; at least one pixel, however far the picture was shrunk."""
+    width, height = round(region.width * picture.width), round(region.height * picture.height)
+    if min(width, height) < LEAST_REGION_SIDE:
+        raise InvalidArgument(
+            f"The region is {width} x {height} pixels of a picture of {picture.width} x "
+            f"{picture.height}; {LEAST_REGION_SIDE} a side is the least. Choose a larger one.",
+            field="region",
+            limit=LEAST_REGION_SIDE,
+        )
+    rows, columns, _ = picture.image.shape
+    left, right = _edges(region.left, region.width, columns)
+    top, bottom = _edges(region.top, region.height, rows)
+    return np.ascontiguousarray(picture.image[top:bottom, left:right])
+
+
+def _edges(start: float, length: float, pixels: int) -> tuple[int, int]:
+    first = min(round(start * pixels), pixels - 1)
+    return first, min(max(round((start + length) * pixels), first + 1), pixels)
