@@ -43,9 +43,7 @@ class Pictures:
         """Run work on a picture on a reader's thread. Raises Overloaded, Draining."""
         return self._pool.submit(call, deadline=deadline, bulk=bulk)
 
-    def read(
-        self, data: bytes, model: LoadedModel | None, region: Region | None = None
-    ) -> Decoded:
+    def read(self, data: bytes, model: LoadedModel | None, region: Region | None = None) -> Decoded:
         """Decode a picture, or a part of it, no larger than `model` and a thumbnail need.
 
         The size depends on the model alone, so that a picture has one vector,
