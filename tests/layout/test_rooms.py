@@ -16,6 +16,7 @@ ROOMS = {
     "lookalike.backends": ROOT / "backends/lookalike/backends",
     "lookalike.server": ROOT / "server/lookalike/server",
     "lookalike.client": ROOT / "clients/lookalike/client",
+    "lookalike.web": ROOT / "clients/lookalike/web",
 }
 # Who may import whom, by module prefix.
 ALLOWED = {
@@ -23,6 +24,7 @@ ALLOWED = {
     "lookalike.backends": {"lookalike.backends"},
     "lookalike.server": {"lookalike.backends", "lookalike.v1", "lookalike.server"},
     "lookalike.client": {"lookalike.v1", "lookalike.client"},
+    "lookalike.web": {"lookalike.v1", "lookalike.client", "lookalike.web"},
 }
 # Libraries that only some modules may import: prefix -> the paths below ROOT.
 CONFINED = {
@@ -30,6 +32,10 @@ CONFINED = {
     "PIL": ["server/lookalike/server/images/", "clients/lookalike/client/"],
     "faiss": ["backends/lookalike/backends/index/_faiss"],
     "hnswlib": ["backends/lookalike/backends/index/_hnswlib"],
+    "starlette": ["clients/lookalike/web/"],
+    "uvicorn": ["clients/lookalike/web/"],
+    "jinja2": ["clients/lookalike/web/"],
+    "python_multipart": ["clients/lookalike/web/"],
     "torch": [
         "backends/lookalike/backends/embed/_clip",
         "backends/lookalike/backends/embed/_check",
@@ -127,6 +133,9 @@ def test_rooms_import_only_whom_they_may() -> None:
         ("lookalike.backends", "import grpc"),
         ("lookalike.backends", "from lookalike.server.domain import Item"),
         ("lookalike.client", "from lookalike.backends.types import Hits"),
+        ("lookalike.client", "from lookalike.web.gateway import make_app"),
+        ("lookalike.client", "import starlette"),
+        ("lookalike.web", "from lookalike.server.domain import Item"),
         ("lookalike.server", "import apsw"),
         ("lookalike.server", "import pickle"),
     ],
