@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeAlias
@@ -23,20 +22,27 @@ from lookalike.backends.errors import (
     VectorNotFinite,
     VectorZero,
 )
-from lookalike.backends.types import Changes, IndexSpec, Keys, Metric, Progress, Vectors, normalize
+from lookalike.backends.types import (
+    Changes,
+    Hits,
+    IndexSpec,
+    Keys,
+    Metric,
+    Progress,
+    SearchParams,
+    Vectors,
+    normalize,
+)
 from lookalike.server.digest import with_metadata
 from lookalike.server.domain import (
     NO_MODEL,
-    Answer,
     CollectionInfo,
     CollectionRecord,
     CollectionState,
     Filter,
     Item,
     Json,
-    Match,
     ReadyItem,
-    SearchOptions,
     StoredImage,
     Vector,
     View,
@@ -48,12 +54,7 @@ from lookalike.server.store import Store, Transaction
 
 _log = logging.getLogger(__name__)
 
-_SEARCH_TRIES = 5
-"""Searches whose hits were replaced before they could be fetched are run again."""
-
-
 Items: TypeAlias = list[Item]
-Answers: TypeAlias = list[Answer]
 Results: TypeAlias = list[WriteResult]
 
 
@@ -319,66 +320,22 @@ class Collection:
             self.record = before
             raise
 
-    def search(
-        self,
-        vectors: Vectors,
-        options: Sequence[SearchOptions],
-        exclude: Sequence[int],
-    ) -> Answers:
-        """Answer queries that share filter, view and parameters, one for each row.
+    def search(self, vectors: Vectors, k: int, allowed: Keys | None, params: SearchParams) -> Hits:
+        """Return the k nearest keys of each of (q, dim) vectors, of `allowed` only."""
+        return self.engine.search(vectors, k, allowed=allowed, params=params)
 
-        `vectors` is (q, dim) float32; `options[i]` and `exclude[i]` (a key to leave
-        out, or -1) belong to row i; filter, view and parameters are those of the first.
-        """
-        for _ in range(_SEARCH_TRIES):
-            answers, complete = self._search_once(vectors, options, exclude)
-            if complete:
-                return answers
-            self._level.wait(timeout=5.0)
-        return answers
+    def select(self, where: Filter) -> Keys:
+        """Return the keys of the items that pass, rising."""
+        return self._store.select_keys(self.number, where)
 
-    def _search_once(
-        self, vectors: Vectors, options: Sequence[SearchOptions], exclude: Sequence[int]
-    ) -> tuple[Answers, bool]:
-        first = options[0]
-        started = time.perf_counter()
-        allowed: Keys | None = None
-        if first.filter:
-            allowed = self._store.select_keys(self.number, first.filter)
-        k = max(o.limit for o in options) + (1 if any(key >= 0 for key in exclude) else 0)
-        hits = self.engine.search(vectors, k, allowed=allowed, params=first.params)
-        index_ms = (time.perf_counter() - started) * 1e3
-        chosen = [
-            _choose(keys, scores, option, left_out)
-            for keys, scores, option, left_out in zip(
-                hits.ids, hits.scores, options, exclude, strict=True
-            )
-        ]
-        wanted = sorted({key for pairs in chosen for key, _ in pairs})
-        items = self._store.fetch(wanted, first.view)
-        answers = [
-            Answer(
-                matches=sorted(
-                    (Match(items[key], score) for key, score in pairs if key in items),
-                    key=lambda match: (-match.score, match.item.id.encode()),
-                ),
-                exact=hits.exact,
-                matched_count=None if allowed is None else len(allowed),
-                index_ms=index_ms,
-            )
-            for pairs in chosen
-        ]
-        return answers, len(items) == len(wanted)
+    def fetch(self, keys: Sequence[int], view: View) -> dict[int, Item]:
+        """Return items by key; those that are gone are missing."""
+        return self._store.fetch(keys, view)
 
+    def vectors(self, keys: Keys) -> Vectors:
+        """Return (len(keys), dim) float32 in their order. Raises KeyError if one is gone."""
+        return self._store.vectors(self.number, keys)
 
-def _choose(
-    keys: np.ndarray, scores: np.ndarray, options: SearchOptions, left_out: int
-) -> list[tuple[int, float]]:
-    """Return the (key, score) pairs of one query that its options let through."""
-    lowest = -np.inf if options.min_score is None else options.min_score
-    pairs = [
-        (int(key), float(score))
-        for key, score in zip(keys, scores, strict=True)
-        if key >= 0 and key != left_out and score >= lowest
-    ]
-    return pairs[: options.limit]
+    def wait_level(self, timeout_s: float) -> None:
+        """Wait until the engine holds what the store holds."""
+        self._level.wait(timeout=timeout_s)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TypeVar
 
 from lookalike.backends.errors import DeadlineExceeded, LookalikeError
-from lookalike.server.domain import Embedded, ModelInfo
+from lookalike.backends.types import RgbImage
+from lookalike.server.domain import Embedded, ModelInfo, Region
 from lookalike.server.models import LoadedModel, Models
 from lookalike.server.pictures import Pictures
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A picture, or the part of it that was asked for, as its reader saw it."""
+
+    picture: RgbImage | None
+    """None unless it was to be kept."""
+    began: float
+    """When a reader took it up and had it ready for the model, in `time.monotonic()` seconds."""
+    ended: float
 
 
 class Embedding:
@@ -45,19 +59,51 @@ class Embedding:
         try:
             if isinstance(item, str):
                 return model.submit_text(item, deadline=deadline).result
-            return self._start_picture(model, item, deadline)
+            wait = self.start_picture(model, lambda: item, deadline)
+            return lambda: wait()[1]
         except LookalikeError as error:
             return raiser(error)
 
-    def _start_picture(
-        self, model: LoadedModel, data: bytes, deadline: float | None
-    ) -> Callable[[], Embedded]:
-        def read() -> Future[Embedded]:
-            prepared = model.prepare(self._pictures.read(data, model).image)
-            return model.submit_image(prepared, deadline=deadline)
+    def start_picture(
+        self,
+        model: LoadedModel,
+        load: Callable[[], bytes],
+        deadline: float | None,
+        *,
+        region: Region | None = None,
+        keep: bool = False,
+    ) -> Callable[[], tuple[Seen, Embedded]]:
+        """Begin to embed a picture, or a part of it; `load` gives its file on a reader's thread.
+
+        The returned call waits and gives or raises; with `keep` it gives the pixels
+        too. Raises Overloaded, Draining.
+        """
+
+        def read() -> tuple[Seen, Future[Embedded]]:
+            began = time.monotonic()
+            picture = self._pictures.read(load(), model, region).image
+            prepared = model.prepare(picture)
+            seen = Seen(picture if keep else None, began, time.monotonic())
+            return seen, model.submit_image(prepared, deadline=deadline)
+
+        def wait() -> tuple[Seen, Embedded]:
+            seen, embedding = reading.result()
+            return seen, embedding.result()
 
         reading = self._pictures.submit(read, deadline=deadline)
-        return lambda: reading.result().result()
+        return wait
+
+    def start_reading(
+        self, load: Callable[[], bytes], deadline: float | None
+    ) -> Callable[[], Seen]:
+        """Begin to read a picture that needs no vector, as `start_picture` does."""
+
+        def read() -> Seen:
+            began = time.monotonic()
+            picture = self._pictures.read(load(), None).image
+            return Seen(picture, began, time.monotonic())
+
+        return self._pictures.submit(read, deadline=deadline).result
 
 
 def raiser(error: LookalikeError) -> Callable[[], Embedded]:

@@ -1,60 +1,81 @@
-"""The way of a query: become a vector, meet the index, come back as items."""
+"""The way of a query: become a vector, meet the index, come back as matches."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
-from lookalike.backends.errors import LookalikeError
+from lookalike.backends.errors import FailedPrecondition, InvalidArgument, LookalikeError
+from lookalike.backends.types import RgbImage
 from lookalike.server.collection import Collection
-from lookalike.server.domain import (
-    Answer,
-    Embedded,
-    ImageQuery,
-    ItemQuery,
-    Query,
-    SearchOptions,
-    TextQuery,
-    Vector,
-    VectorQuery,
-    View,
-)
+from lookalike.server.domain import Answer, Judgement, Match, Query, SearchOptions
 from lookalike.server.embedding import Embedding, gather
+from lookalike.server.finding import Wanted, find
 from lookalike.server.library import Library
+from lookalike.server.queries import Queries, Ready, Span, Work, is_one_thing, shares_of
 
-_NONE = -1
+
+class Calibration(Protocol):
+    """What scores mean in one collection."""
+
+    def score(self, rate: float) -> float:
+        """Return the score that this share of unrelated pairs reaches."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A query that is a vector now; `left_out` is the key of the item it came from."""
+class Judge(Protocol):
+    """Says what matches are worth. Any thread."""
+
+    def calibration(self, collection: Collection) -> Calibration | None:
+        """Return what scores mean; None where there are too few items to tell."""
+
+    def judge(
+        self, collection: Collection, picture: RgbImage | None, matches: Sequence[Match]
+    ) -> list[Judgement]:
+        """Judge each match; `picture` is the query's, if it has one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """A query that is a vector now, and all that its answer depends on."""
 
     collection: Collection
-    vector: Vector
+    query: Query
     options: SearchOptions
-    left_out: int
-    truncated: bool
-    embed_ms: float
+    ready: Ready
+    min_score: float
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.ready.vector, self.options, self.min_score, self.ready.left_out)
+
+    @property
+    def kind(self) -> object:
+        """Equal for those that meet the index as one matrix."""
+        o = self.options
+        return (self.collection.number, o.filter, o.view, o.params, self.wanted.pool)
 
 
 class Searcher:
     """Answers queries of every kind. Any thread."""
 
-    def __init__(self, library: Library, embedding: Embedding) -> None:
+    def __init__(self, library: Library, embedding: Embedding, judge: Judge | None = None) -> None:
         self._library = library
-        self._embedding = embedding
+        self._queries = Queries(embedding)
+        self._judge = judge
 
     def search(
         self, collection: str, query: Query, options: SearchOptions, *, deadline: float | None
     ) -> Answer:
         """Answer one query.
 
-        Raises CollectionNotFound, CollectionLoading, ItemNotFound, ModelMismatch,
-        ModelLacksModality, DimensionMismatch, VectorNotFinite, VectorZero, the errors
-        of images, Overloaded, DeadlineExceeded.
+        Raises CollectionNotFound, CollectionLoading, ItemNotFound, ImageNotRetained,
+        ModelMismatch, ModelLacksModality, DimensionMismatch, VectorNotFinite, VectorZero,
+        InvalidArgument (regions, parts, rates of texts), FailedPrecondition (no
+        calibration yet), the errors of images, Overloaded, DeadlineExceeded.
         """
         answer = self.search_batch([(collection, query, options)], deadline=deadline)[0]
         if isinstance(answer, LookalikeError):
@@ -68,79 +89,122 @@ class Searcher:
         deadline: float | None,
     ) -> list[Answer | LookalikeError]:
         """Answer queries together; those alike but for the vector meet the index as one matrix."""
-        started = time.perf_counter()
-        begun = [self._begin(*request, deadline) for request in requests]
-        queries = gather(begun)
-        answers: list[Answer | LookalikeError | None] = [
-            query if isinstance(query, LookalikeError) else None for query in queries
-        ]
+        started = time.monotonic()
+        asked = gather([self._begin(*request, deadline) for request in requests])
+        ready_at = time.monotonic()
         groups: dict[object, list[int]] = {}
-        for i, query in enumerate(queries):
-            if isinstance(query, _Ready):
-                o = query.options
-                groups.setdefault((query.collection.number, o.filter, o.view, o.params), []).append(
-                    i
-                )
+        for i, one in enumerate(asked):
+            if isinstance(one, _Asked):
+                groups.setdefault(one.kind, []).append(i)
+        done: dict[int, tuple[Answer | LookalikeError, float]] = {}
         for rows in groups.values():
-            members = [query for i in rows if isinstance(query := queries[i], _Ready)]
-            for i, found in zip(rows, _answer(members), strict=True):
-                answers[i] = found
-        total_ms = (time.perf_counter() - started) * 1e3
-        return [
-            replace(a, total_ms=total_ms) if isinstance(a, Answer) else a
-            for a in answers
-            if a is not None
-        ]
+            group = [one for i in rows if isinstance(one := asked[i], _Asked)]
+            done.update(zip(rows, self._answer(group), strict=True))
+        ended = time.monotonic()
+        answers: list[Answer | LookalikeError] = []
+        for i, one in enumerate(asked):
+            if isinstance(one, LookalikeError):
+                answers.append(one)
+                continue
+            answer, busy_s = done[i]
+            if isinstance(answer, Answer):
+                waited_s = (ended - ready_at) - busy_s
+                answer = _timed(answer, one, ready_at - started, waited_s, ended - started)
+            answers.append(answer)
+        return answers
 
     def _begin(
         self, name: str, query: Query, options: SearchOptions, deadline: float | None
-    ) -> Callable[[], _Ready]:
+    ) -> Callable[[], _Asked]:
         """Begin to make a vector of the query; the returned call waits for it."""
-        started = time.perf_counter()
         try:
             collection = self._library.collection(name)
-            match query:
-                case VectorQuery(vector):
-                    vector = collection.accept(vector)
-                    return lambda: _Ready(collection, vector, options, _NONE, False, 0.0)
-                case ItemQuery(item_id):
-                    item = collection.get(item_id, View.FULL)
-                    assert item.vector is not None
-                    vector = item.vector
-                    return lambda: _Ready(collection, vector, options, item.key, False, 0.0)
-                case ImageQuery(data):
-                    wait = self._embedding.start(collection.model(), data, deadline)
-                case TextQuery(text):
-                    wait = self._embedding.start(collection.model(), text, deadline)
+            keep = options.judge and self._judge is not None and is_one_thing(query)
+            wait = self._queries.begin(collection, query, keep=keep, deadline=deadline)
+            began = time.monotonic()
+            min_score = self._min_score(collection, query, options)
+            ranked = Span(Work.RANK, began, time.monotonic())
         except LookalikeError as error:
             return _raiser(error)
 
-        def embedded() -> _Ready:
-            made: Embedded = wait()
-            ms = (time.perf_counter() - started) * 1e3
-            return _Ready(collection, made.vector, options, _NONE, made.truncated, ms)
+        def asked() -> _Asked:
+            ready = wait()
+            ready = replace(ready, spans=(*ready.spans, ranked))
+            return _Asked(collection, query, options, ready, min_score)
 
-        return embedded
+        return asked
+
+    def _min_score(self, collection: Collection, query: Query, options: SearchOptions) -> float:
+        """Return the score from which on matches are shown."""
+        if not options.max_false_match_rate:
+            return -np.inf if options.min_score is None else options.min_score
+        if not is_one_thing(query):
+            raise InvalidArgument(
+                "A false-match rate is known for one picture, item or vector, not for a text or "
+                "several parts, whose scores are of another scale. Set min_score instead.",
+                field="max_false_match_rate",
+            )
+        calibration = self._judge.calibration(collection) if self._judge else None
+        if calibration is None:
+            raise FailedPrecondition(
+                f"The collection {collection.name!r} has too few items to tell what unrelated "
+                "pictures score. Add items, or set min_score instead.",
+                field="max_false_match_rate",
+                collection=collection.name,
+            )
+        return calibration.score(options.max_false_match_rate)
+
+    def _answer(self, group: list[_Asked]) -> list[tuple[Answer | LookalikeError, float]]:
+        """Answer queries that are alike; with each the seconds of work on it."""
+        began = time.monotonic()
+        try:
+            found = find(group[0].collection, [asked.wanted for asked in group])
+        except LookalikeError as error:
+            return [(error, 0.0) for _ in group]
+        busy_s = time.monotonic() - began
+        results: list[tuple[Answer | LookalikeError, float]] = []
+        for asked, answer in zip(group, found, strict=True):
+            began = time.monotonic()
+            result = self._judged(asked, answer)
+            results.append((result, busy_s + time.monotonic() - began))
+        return results
+
+    def _judged(self, asked: _Asked, answer: Answer) -> Answer | LookalikeError:
+        """Add what each match is worth, where that was asked for and can be told."""
+        if not (asked.options.judge and self._judge and is_one_thing(asked.query)):
+            return answer
+        began = time.monotonic()
+        try:
+            found = self._judge.judge(asked.collection, asked.ready.picture, answer.matches)
+        except LookalikeError as error:
+            return error
+        matches = [
+            replace(match, judgement=judgement)
+            for match, judgement in zip(answer.matches, found, strict=True)
+        ]
+        spent_ms = (time.monotonic() - began) * 1e3
+        return replace(answer, matches=matches, rank_ms=answer.rank_ms + spent_ms)
 
 
-def _answer(queries: list[_Ready]) -> list[Answer | LookalikeError]:
-    """Answer queries of one collection that share filter, view and parameters."""
-    try:
-        found = queries[0].collection.search(
-            np.stack([q.vector for q in queries]),
-            [q.options for q in queries],
-            [q.left_out for q in queries],
-        )
-    except LookalikeError as error:
-        return [error for _ in queries]
-    return [
-        replace(answer, truncated=query.truncated, embed_ms=query.embed_ms)
-        for query, answer in zip(queries, found, strict=True)
-    ]
+def _timed(
+    answer: Answer, asked: _Asked, vector_s: float, waited_s: float, total_s: float
+) -> Answer:
+    """Add the time until there were vectors, and the time for which others had their turn."""
+    shares = shares_of(asked.ready.spans)
+    return replace(
+        answer,
+        truncated=asked.ready.truncated,
+        decode_ms=shares[Work.DECODE],
+        queue_ms=vector_s * 1e3 - sum(shares.values()) + waited_s * 1e3,
+        embed_ms=shares[Work.EMBED],
+        fetch_ms=answer.fetch_ms + shares[Work.FETCH],
+        rank_ms=answer.rank_ms + shares[Work.RANK],
+        total_ms=total_s * 1e3,
+    )
 
 
-def _raiser(error: LookalikeError) -> Callable[[], _Ready]:
-    def give() -> _Ready:
+def _raiser(error: LookalikeError) -> Callable[[], _Asked]:
+    def give() -> _Asked:
         raise error
 
     return give

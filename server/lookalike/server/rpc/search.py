@@ -35,7 +35,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         try:
             answer = self._searcher.search(collection, query, options, deadline=deadline)
         except ItemNotFound as error:
-            error.field = "item_id"  # the field that a search names an item by
+            _name_item(error)
             raise
         response = write_answer(answer, options.view)
         self._check_size(response.ByteSize(), "limit")
@@ -83,7 +83,7 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 size += response.ByteSize()
                 results[i].response.CopyFrom(response)
             except ItemNotFound as error:
-                error.field = "item_id"
+                _name_item(error)
                 results[i].error.CopyFrom(in_band(error, f"queries[{i}]"))
             except LookalikeError as error:
                 results[i].error.CopyFrom(in_band(error, f"queries[{i}]"))
@@ -97,3 +97,9 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 field=field,
                 limit=most,
             )
+
+
+def _name_item(error: ItemNotFound) -> None:
+    """Let an error blame the field that a search, not a collection, names its item by."""
+    if error.field == "id":
+        error.field = "item_id"

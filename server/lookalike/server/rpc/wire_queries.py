@@ -12,11 +12,17 @@ from lookalike.server.domain import (
     Answer,
     Embedded,
     ImageQuery,
+    Input,
     ItemQuery,
+    Match,
+    MixedQuery,
     ModelInfo,
+    Part,
     Query,
+    Region,
     SearchOptions,
     TextQuery,
+    Tier,
     VectorQuery,
     View,
 )
@@ -25,12 +31,22 @@ from lookalike.server.rpc.wire import VIEWS, read_count, read_enum
 from lookalike.server.rpc.wire_filters import read_filter
 from lookalike.server.rpc.wire_items import read_image, write_item
 from lookalike.server.rpc.wire_vectors import read_vector, write_vector
-from lookalike.v1 import embed_service_pb2, search_service_pb2
+from lookalike.v1 import embed_service_pb2, search_service_pb2, types_pb2
 
 _DEFAULT_LIMIT = 10
+_MOST_DUPLICATE_IDS = 100
+_ROUNDING = 1e-6
+"""By which float32 fractions may exceed 1 when they are added."""
 _MODALITIES = {
     "text": embed_service_pb2.MODALITY_TEXT,
     "image": embed_service_pb2.MODALITY_IMAGE,
+}
+TIERS = {
+    None: search_service_pb2.MATCH_TIER_UNSPECIFIED,
+    Tier.SAME_PICTURE: search_service_pb2.MATCH_TIER_SAME_PICTURE,
+    Tier.SAME_SCENE: search_service_pb2.MATCH_TIER_SAME_SCENE,
+    Tier.SIMILAR: search_service_pb2.MATCH_TIER_SIMILAR,
+    Tier.WEAK: search_service_pb2.MATCH_TIER_WEAK,
 }
 
 
@@ -51,25 +67,96 @@ def read_search(
             ef_search=read_count(message.params.ef_search, f"{at}params.ef_search"),
             nprobe=read_count(message.params.nprobe, f"{at}params.nprobe"),
         ),
+        diversity=_read_diversity(message.diversity, f"{at}diversity"),
+        group_by=_read_group_by(message.group_by, limits, f"{at}group_by"),
+        group_limit=_read_group_limit(message, limits, f"{at}group_limit"),
+        fold_duplicates=message.fold_duplicates,
+        max_false_match_rate=_read_rate(message, f"{at}max_false_match_rate"),
+        judge=message.judge,
     )
     return _read_query(message, limits, at), options
 
 
 def _read_query(message: search_service_pb2.SearchRequest, limits: Limits, at: str) -> Query:
-    match message.WhichOneof("query"):
-        case "text":
-            return TextQuery(read_text(message.text, limits, f"{at}text"))
+    if not message.parts:
+        return _read_input(message, message.WhichOneof("query"), limits, at)
+    if message.WhichOneof("query") is not None:
+        raise InvalidArgument(
+            "The search has a query and parts; make the query one of the parts.",
+            field=f"{at}parts",
+        )
+    if read_region(message.region, f"{at}region") is not None:
+        raise InvalidArgument(
+            "A search of parts has no region of its own; give each part its region.",
+            field=f"{at}region",
+        )
+    if len(message.parts) > limits.max_query_parts:
+        raise InvalidArgument(
+            f"The search has {len(message.parts)} parts; {limits.max_query_parts} is the most.",
+            field=f"{at}parts",
+            limit=limits.max_query_parts,
+        )
+    return MixedQuery(
+        tuple(_read_part(part, limits, f"{at}parts[{i}].") for i, part in enumerate(message.parts))
+    )
+
+
+def _read_part(message: search_service_pb2.QueryPart, limits: Limits, at: str) -> Part:
+    if not math.isfinite(message.weight):
+        raise InvalidArgument("A weight must be a finite number.", field=f"{at}weight")
+    found = _read_input(message, message.WhichOneof("input"), limits, at)
+    return Part(found, message.weight or 1.0)
+
+
+def _read_input(
+    message: search_service_pb2.SearchRequest | search_service_pb2.QueryPart,
+    kind: str | None,
+    limits: Limits,
+    at: str,
+) -> Input:
+    """Return the one thing that `message` looks for, which is its field `kind`."""
+    region = read_region(message.region, f"{at}region")
+    match kind:
         case "image":
-            return ImageQuery(read_image(message.image, limits, f"{at}image"))
+            return ImageQuery(read_image(message.image, limits, f"{at}image"), region)
         case "item_id":
             check_id(message.item_id, limits, f"{at}item_id")
-            return ItemQuery(message.item_id)
+            return ItemQuery(message.item_id, region)
+        case "text" | "vector" if region is not None:
+            raise InvalidArgument(
+                f"A region is part of a picture, and a {kind} has none; leave it out.",
+                field=f"{at}region",
+            )
+        case "text":
+            return TextQuery(read_text(message.text, limits, f"{at}text"))
         case "vector":
             return VectorQuery(read_vector(message.vector, limits, f"{at}vector"))
+    thing = "part" if "parts[" in at else "search"
     raise QueryMissing(
-        "The search has no query; set one of text, image, item_id, vector.",
+        f"The {thing} has no query; set one of text, image, item_id, vector.",
         field=at.removesuffix("."),
     )
+
+
+def read_region(message: types_pb2.Region, field: str) -> Region | None:
+    """Return a part of a picture; None for the whole. Raises InvalidArgument."""
+    sides = (message.left, message.top, message.width, message.height)
+    if sides in ((0, 0, 0, 0), (0, 0, 1, 1)):
+        return None
+    for start, length in (("left", "width"), ("top", "height")):
+        first, size = getattr(message, start), getattr(message, length)
+        if not 0 <= first < 1:
+            raise InvalidArgument(
+                f"{start} is a fraction of the picture, 0 to 1, not {first:g}.",
+                field=f"{field}.{start}",
+            )
+        if not 0 < size <= 1 - first + _ROUNDING:
+            raise InvalidArgument(
+                f"{length} is a fraction of the picture above 0, and {start} and {length} "
+                f"together at most 1; not {size:g} from {first:g}.",
+                field=f"{field}.{length}",
+            )
+    return Region(*sides)
 
 
 def read_text(text: str, limits: Limits, field: str) -> str:
@@ -101,13 +188,52 @@ def _read_min_score(message: search_service_pb2.SearchRequest, field: str) -> fl
     return message.min_score
 
 
+def _read_diversity(value: float, field: str) -> float:
+    if not 0 <= value <= 1:
+        raise InvalidArgument(f"diversity is 0 to 1, not {value:g}.", field=field)
+    return value
+
+
+def _read_group_by(name: str, limits: Limits, field: str) -> str:
+    if name.startswith("@") or "\0" in name or len(name.encode()) > limits.max_metadata_bytes:
+        raise InvalidArgument(
+            f"group_by names a metadata field, or a dotted path; {name[:80]!r} is none.",
+            field=field,
+        )
+    return name
+
+
+def _read_group_limit(message: search_service_pb2.SearchRequest, limits: Limits, field: str) -> int:
+    if not 0 <= message.group_limit <= limits.max_search_limit:
+        raise InvalidArgument(
+            f"group_limit is 1 to {limits.max_search_limit}, or 0 for 1; "
+            f"not {message.group_limit}.",
+            field=field,
+            limit=limits.max_search_limit,
+        )
+    if message.group_limit and not message.group_by:
+        raise InvalidArgument("group_limit needs group_by: the field to group by.", field=field)
+    return message.group_limit or 1
+
+
+def _read_rate(message: search_service_pb2.SearchRequest, field: str) -> float:
+    rate = message.max_false_match_rate
+    if not 0 <= rate < 1:
+        raise InvalidArgument(
+            f"max_false_match_rate is above 0 and below 1, or 0 for none; not {rate:g}.",
+            field=field,
+        )
+    if rate and message.HasField("min_score"):
+        raise InvalidArgument(
+            "max_false_match_rate takes the place of min_score; set one of the two.", field=field
+        )
+    return rate
+
+
 def write_answer(answer: Answer, view: View) -> search_service_pb2.SearchResponse:
     """Return the answer to one query."""
     return search_service_pb2.SearchResponse(
-        hits=[
-            search_service_pb2.SearchHit(score=match.score, item=write_item(match.item, view))
-            for match in answer.matches
-        ],
+        hits=[_write_match(match, view) for match in answer.matches],
         info=search_service_pb2.SearchInfo(
             exact=answer.exact,
             matched_count=answer.matched_count,
@@ -115,7 +241,22 @@ def write_answer(answer: Answer, view: View) -> search_service_pb2.SearchRespons
             embed_ms=answer.embed_ms,
             index_ms=answer.index_ms,
             total_ms=answer.total_ms,
+            decode_ms=answer.decode_ms,
+            queue_ms=answer.queue_ms,
+            fetch_ms=answer.fetch_ms,
+            rank_ms=answer.rank_ms,
         ),
+    )
+
+
+def _write_match(match: Match, view: View) -> search_service_pb2.SearchHit:
+    return search_service_pb2.SearchHit(
+        score=match.score,
+        item=write_item(match.item, view),
+        false_match_rate=match.judgement.rate,
+        tier=TIERS[match.judgement.tier],
+        duplicate_count=len(match.duplicates),
+        duplicate_ids=match.duplicates[:_MOST_DUPLICATE_IDS],
     )
 
 
