@@ -24,8 +24,9 @@ _MOST_POOL: Final = 1000
 _MOST_CANDIDATES: Final = 5000
 """Where groups and folds leave too few matches, more candidates are looked at, up to these."""
 _WIDER: Final = 4
-NEAR: Final = 0.98
-"""Cosine of two vectors from which on they show the same."""
+NEAR: Final = 0.97
+"""Cosine from which on two vectors show the same: of 2.5 million pairs of 2257 photographs
+none comes so close (0.965 at most), while 99 % of copies that were only saved anew do."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
