@@ -49,6 +49,7 @@ from lookalike.server.domain import (
     WriteMode,
     WriteResult,
 )
+from lookalike.server.facets import FieldCounts
 
 DIM = 8
 BAD_PICTURE = b"not a picture"
@@ -246,6 +247,13 @@ class FakeSearcher:
         items = [target.items[i][0] for i in sorted(target.items)][: options.limit]
         matches = [Match(item, 1.0 - i / 10) for i, item in enumerate(items)]
         return Answer(matches, exact=True, matched_count=len(items), truncated=True, total_ms=1.5)
+
+
+class FakeFacets:
+    def count_values(
+        self, collection: str, fields: Sequence[str], where: Filter, count: int
+    ) -> list[FieldCounts]:
+        return [FieldCounts(name, [("red", 2), (True, 1), (1.5, 1)], 3) for name in fields]
 
 
 class FakeModels:

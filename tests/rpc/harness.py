@@ -27,6 +27,7 @@ from lookalike.v1 import (
 )
 from rpc.fake_domain import (
     FakeEmbedding,
+    FakeFacets,
     FakeIngest,
     FakeJobs,
     FakeLibrary,
@@ -86,7 +87,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
         server,
     )
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchService(searcher, limits, 30.0), server
+        SearchService(searcher, limits, 30.0, facets=FakeFacets()), server
     )
     facts = ServerFacts("1.2.3", 1_700_000_000.0, "local", lambda: ("auto", "exact"))
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(

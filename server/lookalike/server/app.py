@@ -14,6 +14,7 @@ from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
 from lookalike.server.config import Config, is_loopback
 from lookalike.server.embedding import Embedding
+from lookalike.server.facets import Facets
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
 from lookalike.server.library import Library
@@ -125,6 +126,7 @@ class App:
             library=library,
             ingest=Ingest(library, pictures),
             searcher=Searcher(library, embedding),
+            facets=Facets(library),
             embedding=embedding,
             models=models,
             jobs=jobs,

@@ -50,7 +50,7 @@ from lookalike.server.domain import (
     WriteResult,
 )
 from lookalike.server.models import LoadedModel, Models
-from lookalike.server.store import Store, Transaction
+from lookalike.server.store import Store, Transaction, ValueCounts
 
 _log = logging.getLogger(__name__)
 
@@ -219,6 +219,10 @@ class Collection:
     def count(self, where: Filter) -> int:
         """Count the items that pass."""
         return self._store.count(self.number, where)
+
+    def count_values(self, where: Filter, field: str, count: int) -> ValueCounts:
+        """Count the values of a metadata field over the items that pass."""
+        return self._store.count_values(self.number, where, field, count)
 
     def digest(self, item_id: str) -> bytes | None:
         """Return the digest of a stored item; None if there is none."""

@@ -26,6 +26,8 @@ class Limits:
     max_metadata_depth: int = 8
     max_id_bytes: int = 256
     max_text_chars: int = 8192
+    max_fields: int = 16
+    """Metadata fields that one request, or one collection for its indexes, may name."""
     max_delete_ids: int = 1000
     max_page_size: int = 1000
     max_filter_depth: int = 8

@@ -30,6 +30,7 @@ from lookalike.server.domain import (
     WriteMode,
     WriteResult,
 )
+from lookalike.server.facets import FieldCounts
 
 
 class Collection(Protocol):
@@ -87,6 +88,12 @@ class Searcher(Protocol):
         *,
         deadline: float | None,
     ) -> list[Answer | LookalikeError]: ...
+
+
+class Facets(Protocol):
+    def count_values(
+        self, collection: str, fields: Sequence[str], where: Filter, count: int
+    ) -> list[FieldCounts]: ...
 
 
 class Embedding(Protocol):

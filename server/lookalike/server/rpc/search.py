@@ -7,8 +7,9 @@ import grpc
 from lookalike.backends.errors import BatchTooLarge, ItemNotFound, LookalikeError
 from lookalike.server.domain import Query, SearchOptions
 from lookalike.server.limits import Limits
+from lookalike.server.rpc.facets import count_values
 from lookalike.server.rpc.interceptors import deadline_of
-from lookalike.server.rpc.ports import Searcher
+from lookalike.server.rpc.ports import Facets, Searcher
 from lookalike.server.rpc.status import in_band
 from lookalike.server.rpc.wire import check_batch, read_name
 from lookalike.server.rpc.wire_queries import read_search, write_answer
@@ -22,8 +23,16 @@ _SPARE_BYTES = 64 * 2**10
 class SearchService(search_service_pb2_grpc.SearchServiceServicer):
     """Finds what is most like a picture, a text, a vector or an item."""
 
-    def __init__(self, searcher: Searcher, limits: Limits, default_deadline_s: float) -> None:
+    def __init__(
+        self,
+        searcher: Searcher,
+        limits: Limits,
+        default_deadline_s: float,
+        *,
+        facets: Facets,
+    ) -> None:
         self._searcher = searcher
+        self._facets = facets
         self._limits = limits
         self._default_deadline_s = default_deadline_s
 
@@ -62,6 +71,14 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 good.append((i, (name if message.collection else shared, query, options)))
         self._answer(good, results, deadline)
         return pb.BatchSearchResponse(results=results)
+
+    def CountValues(
+        self, request: pb.CountValuesRequest, context: grpc.ServicerContext
+    ) -> pb.CountValuesResponse:
+        """Count the values of metadata fields."""
+        response = count_values(self._facets, request, self._limits)
+        self._check_size(response.ByteSize(), "limit")
+        return response
 
     def _answer(
         self,

@@ -20,7 +20,7 @@ from lookalike.server.limits import Limits
 from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
-from lookalike.server.rpc.ports import Embedding, Ingest, Jobs, Library, Models, Searcher
+from lookalike.server.rpc.ports import Embedding, Facets, Ingest, Jobs, Library, Models, Searcher
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.system import ServerFacts, SystemService
 from lookalike.server.rpc.upload import Uploads
@@ -70,6 +70,7 @@ class Domain:
     library: Library
     ingest: Ingest
     searcher: Searcher
+    facets: Facets
     embedding: Embedding
     models: Models
     jobs: Jobs
@@ -115,7 +116,7 @@ class Front:
             server,
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-            SearchService(domain.searcher, limits, deadline_s), server
+            SearchService(domain.searcher, limits, deadline_s, facets=domain.facets), server
         )
         system_service_pb2_grpc.add_SystemServiceServicer_to_server(
             SystemService(domain.facts, domain.library, domain.models, limits), server

@@ -47,6 +47,15 @@ def to_sql(where: Filter, params: list[apsw.SQLiteValue | apsw.CArrayBinding]) -
     return _Translation(params).filter(where)
 
 
+def json_path(name: str) -> str:
+    """Return a dotted path as SQLite writes it. Raises FilterInvalid."""
+    if not name:
+        raise FilterInvalid("A condition names no field.", field="field")
+    if "\0" in name:
+        raise FilterInvalid("No field has a NUL character in its name.", field="field")
+    return "$." + ".".join(json.dumps(label, ensure_ascii=False) for label in name.split("."))
+
+
 def canonical_time(text: str) -> str:
     """Write an RFC 3339 time as items' own times are compared: UTC, nine decimals.
 
@@ -111,12 +120,7 @@ class _Translation:
                 f" || printf('.%06d000Z', {column} % 1000000))"
             )
             return _Field("'text'", text, is_time=True)
-        if not name:
-            raise FilterInvalid("A condition names no field.", field="field")
-        if "\0" in name:
-            raise FilterInvalid("No field has a NUL character in its name.", field="field")
-        labels = (json.dumps(label, ensure_ascii=False) for label in name.split("."))
-        path = self._bind("$." + ".".join(labels))
+        path = self._bind(json_path(name))
         return _Field(
             type=f"ifnull(json_type(i.metadata, {path}), 'null')",
             value=f"json_extract(i.metadata, {path})",

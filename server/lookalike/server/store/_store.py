@@ -27,6 +27,7 @@ from lookalike.server.store._connect import (
     read_meta,
 )
 from lookalike.server.store._errors import damaged_file
+from lookalike.server.store._facets import ValueCounts, count_values, read_counts
 from lookalike.server.store._filters import to_sql
 from lookalike.server.store._mark import Mark
 from lookalike.server.store._rows import (
@@ -187,6 +188,14 @@ class Store:
         passes = to_sql(where, params)
         sql = f"SELECT count(*) FROM items AS i WHERE i.collection = ?1 AND {passes}"
         return int(self._read(sql, *params)[0][0])
+
+    def count_values(self, number: int, where: Filter, field: str, count: int) -> ValueCounts:
+        """Count the values of a field over the items that pass; the `count` most frequent.
+
+        Equal counts by value: booleans, then numbers, then texts. Raises FilterInvalid.
+        """
+        sql, params = count_values(number, where, field, count)
+        return read_counts(self._read(sql, *params))
 
     def select_keys(self, number: int, where: Filter) -> Keys:
         """Return the keys of the items that pass, rising. Raises FilterInvalid."""

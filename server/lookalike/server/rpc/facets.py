@@ -1,0 +1,82 @@
+"""CountValues: the values of metadata fields and how often they occur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.struct_pb2 import Value
+
+from lookalike.backends.errors import BatchTooLarge, InvalidArgument
+from lookalike.server.limits import Limits
+from lookalike.server.rpc.ports import Facets
+from lookalike.server.rpc.wire import read_count, read_name
+from lookalike.server.rpc.wire_filters import read_filter
+from lookalike.v1 import search_service_pb2 as pb
+
+_DEFAULT_LIMIT = 20
+_MOST_VALUES = 1000
+
+
+def count_values(
+    facets: Facets, request: pb.CountValuesRequest, limits: Limits
+) -> pb.CountValuesResponse:
+    """Count what a request asks for.
+
+    Raises InvalidArgument, BatchTooLarge (too many fields), FilterInvalid,
+    CollectionNotFound.
+    """
+    name = read_name(request.collection, "collection")
+    fields = [
+        read_field(text, limits, f"fields[{i}]")
+        for i, text in enumerate(check_fields(request.fields, limits, "fields"))
+    ]
+    limit = read_count(request.limit, "limit") or _DEFAULT_LIMIT
+    if limit > _MOST_VALUES:
+        raise InvalidArgument(
+            f"limit is {limit}; {_MOST_VALUES} is the most.", field="limit", limit=_MOST_VALUES
+        )
+    where = read_filter(request.filter, limits)
+    counted = facets.count_values(name, fields, where, limit)
+    return pb.CountValuesResponse(
+        fields=[
+            pb.FieldCounts(
+                field=found.field,
+                values=[pb.ValueCount(value=_value(v), count=n) for v, n in found.values],
+                item_count=found.item_count,
+            )
+            for found in counted
+        ]
+    )
+
+
+def check_fields(fields: Sequence[str], limits: Limits, at: str) -> Sequence[str]:
+    """Return the names of fields if there are not too many. Raises BatchTooLarge."""
+    if len(fields) > limits.max_fields:
+        raise BatchTooLarge(
+            f"{at} has {len(fields)} names; {limits.max_fields} is the most.",
+            field=at,
+            limit=limits.max_fields,
+        )
+    return fields
+
+
+def read_field(name: str, limits: Limits, at: str) -> str:
+    """Return the dotted path of a metadata field. Raises InvalidArgument."""
+    if not name or name.startswith("@") or "\0" in name:
+        raise InvalidArgument(
+            f'A field of the metadata is a path such as "camera.model"; {name[:80]!r} is none.',
+            field=at,
+        )
+    if len(name.encode()) > limits.max_metadata_bytes:
+        raise InvalidArgument("The field's name is longer than any metadata can be.", field=at)
+    return name
+
+
+def _value(value: str | float | bool) -> Value:
+    match value:
+        case bool():
+            return Value(bool_value=value)
+        case str():
+            return Value(string_value=value)
+        case _:
+            return Value(number_value=value)
