@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.backends.types import Metric, normalize
+from lookalike.backends.types import Metric, Vectors, normalize
 from lookalike.server.queries import Span, Work, shares_of
 from lookalike.server.ranking import cap_groups, closeness, diversify, fold, group_key
 
@@ -21,12 +21,12 @@ def candidates(seed: int, count: int, metric: Metric) -> tuple[np.ndarray, np.nd
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(max(1, count // 3), 4))
-    vectors = centres[rng.integers(0, len(centres), count)] + rng.normal(0, 0.2, (count, 4))
-    vectors = vectors.astype(np.float32)
+    around = centres[rng.integers(0, len(centres), count)] + rng.normal(0, 0.2, (count, 4))
+    vectors: Vectors = around.astype(np.float32)
     if metric is Metric.COSINE:
         vectors = normalize(vectors)
     query = vectors[0] + rng.normal(0, 0.3, 4).astype(np.float32)
-    scores = closeness(vectors, query / np.linalg.norm(query), metric)
+    scores = closeness(vectors, normalize(query[np.newaxis])[0], metric)
     order = np.argsort(-scores, kind="stable")
     return scores[order], vectors[order]
 
