@@ -16,6 +16,7 @@ from lookalike.client.cli import (
     search,
     serve,
     system,
+    web,
 )
 
 
@@ -30,7 +31,7 @@ def make_app() -> typer.Typer:
         invoke_without_command=True,
     )
     app.callback(invoke_without_command=True)(_root)
-    for module in (index, search, embed, collections, items, jobs, system, serve, demo):
+    for module in (index, search, embed, collections, items, jobs, system, serve, web, demo):
         module.add_to(app)
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from typing import NoReturn
 
@@ -13,6 +14,12 @@ from lookalike.client.errors import FailedPrecondition
 
 _NEEDED = ("lookalike.server", "apsw", "PIL", "pydantic_settings", "grpc_health")
 """What the server cannot start without; looked up, never imported."""
+_PAGE_HELP = """\
+ With the page (pip install 'lookalike[web]'):
+   --web                    Show the page too, on http://127.0.0.1:8080/.
+   --web-listen HOST:PORT   Show it there; port 0: any free.
+   --web-name HOST          A host name that browsers know it by; may be repeated.
+"""
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -23,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def serve(context: typer.Context) -> None:
-    """Start a server. `lookalike serve --help` lists its options."""
+    """Start a server; --web adds the page. `lookalike serve --help` lists the options."""
     hand_over(["serve", *context.args])
 
 
@@ -33,13 +40,27 @@ def config(context: typer.Context) -> None:
 
 
 def hand_over(args: list[str]) -> NoReturn:
-    """Become the server's process, which keeps this one's number for whoever stops it."""
+    """Become the server's process, which keeps this one's number for whoever stops it.
+
+    With --web, run it and the page as two processes of this one instead.
+    """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise FailedPrecondition(
             f"the server is not installed here ({', '.join(missing)} missing); "
             "install it with: pip install 'lookalike[server]'"
         )
+    from lookalike.client.cli.web import serve_with_page, take_web_options
+
+    has_page, listen, names = False, "", list[str]()
+    if args[0] == "serve":
+        args, has_page, listen, names = take_web_options(args)
+    command = [sys.executable, "-m", "lookalike.server", *args]
+    if has_page:
+        sys.exit(serve_with_page(command, listen, names))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "lookalike.server", *args])
+    if args[0] == "serve" and {"-h", "--help"} & set(args):
+        subprocess.run(command, check=False)
+        sys.exit(print(_PAGE_HELP))
+    os.execv(sys.executable, command)

@@ -129,7 +129,7 @@ function show(region) {
   const element = $("region");
   element.hidden = !region;
   $("region-toggle").textContent = region ? "Whole picture" : "Select a part";
-  $("region-text").textContent = region ? "Searching by the part in the box." : "Drag on the picture to search by a part of it.";
+  $("region-text").textContent = region ? "Searching by this part." : "Drag to search by a part.";
   if (!region) return;
   const rect = pictureRect();
   element.style.left = `${rect.left + region.left * rect.width}px`;
