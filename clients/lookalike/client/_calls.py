@@ -22,15 +22,12 @@ from lookalike.client._vectors import vector_array, vector_message
 from lookalike.client.errors import (
     InputsEmpty,
     InvalidArgument,
-    LookalikeError,
     ModelMismatch,
-    QueryMissing,
 )
 from lookalike.client.filters import Where, compile_filter
 from lookalike.v1 import (
     embed_service_pb2,
     index_service_pb2,
-    search_service_pb2,
     system_service_pb2,
     types_pb2,
 )
@@ -40,6 +37,8 @@ View: TypeAlias = Literal["id", "basic", "full"]
 """How much of each item: its id alone, everything but the vector, everything."""
 Mode: TypeAlias = Literal["upsert", "skip_existing", "create_only"]
 """What to do with ids that are there: replace, leave alone, fail."""
+Exif: TypeAlias = Literal["none", "basic", "with_position"]
+"""What to take over from EXIF data: nothing; time, camera and size; the position too."""
 Condition: TypeAlias = Where | str | None
 """`F.price < 100`, "price < 100", or None for everything."""
 
@@ -72,24 +71,6 @@ class NewItem:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A search: exactly one of `image`, `text`, `like` (an id) and `vector` is needed."""
-
-    image: Picture | None = None
-    text: str | None = None
-    like: str | None = None
-    vector: ArrayLike | None = None
-    where: Condition = None
-    k: int = 10
-    min_score: float | None = None
-    view: View = "basic"
-    exact: bool = False
-    ef_search: int = 0
-    nprobe: int = 0
-    collection: str = ""
-
-
 def view_value(view: str) -> Any:
     """Return the wire's word for how much of each item."""
     return wire.enum_value(types_pb2.ItemView, view, "ITEM_VIEW_", "view")
@@ -100,54 +81,9 @@ def mode_value(mode: str) -> Any:
     return wire.enum_value(index_service_pb2.WriteMode, mode, "WRITE_MODE_", "mode")
 
 
-# ---------------------------------------------------------------- search
-
-
-def query_message(query: Query) -> search_service_pb2.SearchRequest:
-    """Make the message of a search.
-
-    Raises:
-        QueryMissing: none or more than one of image, text, like and vector.
-    """
-    given = [query.image, query.text, query.like, query.vector]
-    if sum(part is not None for part in given) != 1:
-        raise QueryMissing("A search needs exactly one of image, text, like and vector.")
-    if query.k < 1:
-        raise InvalidArgument(f"k is {query.k}; it must be at least 1.", field="limit")
-    request = search_service_pb2.SearchRequest(
-        collection=query.collection,
-        limit=query.k,
-        min_score=query.min_score,
-        view=view_value(query.view),
-    )
-    if query.image is not None:
-        request.image.data = picture_bytes(query.image)
-    elif query.text is not None:
-        request.text = query.text
-    elif query.like is not None:
-        request.item_id = query.like
-    elif query.vector is not None:
-        request.vector.CopyFrom(vector_message(query.vector))
-    if query.where is not None:
-        request.filter.CopyFrom(compile_filter(query.where))
-    if query.exact or query.ef_search or query.nprobe:
-        request.params.exact = query.exact
-        request.params.ef_search = query.ef_search
-        request.params.nprobe = query.nprobe
-    return request
-
-
-def search(query: Query) -> Call[results.SearchResult]:
-    return Call("SearchService", "Search", query_message(query), wire.search_result)
-
-
-def search_batch(
-    queries: Sequence[Query], collection: str
-) -> Iterator[Call[tuple[results.SearchResult | LookalikeError, ...]]]:
-    """Give the calls for any number of queries, cut by count and bytes."""
-    for batch in cut(map(query_message, queries)):
-        request = search_service_pb2.BatchSearchRequest(collection=collection, queries=batch)
-        yield Call("SearchService", "BatchSearch", request, wire.batch_results)
+def exif_value(exif: str) -> Any:
+    """Return the wire's word for what to take over from EXIF data."""
+    return wire.enum_value(index_service_pb2.ExifMode, exif, "EXIF_MODE_", "exif")
 
 
 def cut(messages: Iterator[Any]) -> Iterator[list[Any]]:
@@ -249,12 +185,15 @@ def item_frame(item: NewItem) -> index_service_pb2.ItemInput:
 
 
 def upsert(
-    items: Sequence[NewItem], collection: str, mode: Mode
+    items: Sequence[NewItem], collection: str, mode: Mode, exif: Exif
 ) -> Iterator[Call[tuple[results.WriteResult, ...]]]:
     """Give the calls for any number of items, cut by count and bytes."""
     for batch in cut(map(item_message, items)):
         request = index_service_pb2.UpsertItemsRequest(
-            collection=collection, items=batch, write_mode=mode_value(mode)
+            collection=collection,
+            items=batch,
+            write_mode=mode_value(mode),
+            exif=exif_value(exif),
         )
         yield Call(
             "IndexService",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lookalike.client import _results as results
 from lookalike.client import _wire as wire
 from lookalike.client._calls import Call
@@ -39,8 +41,11 @@ def create(
     index: results.IndexSpec | str | None,
     dimension: int,
     image_retention: str,
+    indexed_fields: Sequence[str],
     exist_ok: bool,
 ) -> Call[results.Collection]:
+    if isinstance(indexed_fields, str):
+        raise TypeError("indexed_fields is a list of names.")
     v1 = index_service_pb2
     request = v1.CreateCollectionRequest(
         collection=v1.Collection(
@@ -53,6 +58,7 @@ def create(
             image_retention=wire.enum_value(
                 v1.ImageRetention, image_retention, "IMAGE_RETENTION_", "image_retention"
             ),
+            indexed_fields=indexed_fields,
         ),
         exist_ok=exist_ok,
     )

@@ -5,11 +5,11 @@ Times are aware datetimes in UTC; counts are items; scores are higher for more a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,56 +44,6 @@ class Item:
     vector: FloatVector | None = field(default=None, compare=False)
     create_time: datetime | None = None
     update_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """An item that was found, and how alike it is by the collection's metric."""
-
-    id: str
-    score: float
-    metadata: dict[str, Any] = field(default_factory=dict)
-    image: ImageInfo | None = None
-    vector: FloatVector | None = field(default=None, compare=False)
-    create_time: datetime | None = None
-    update_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SearchInfo:
-    """How an answer came about."""
-
-    exact: bool
-    matched_count: int | None
-    """How many items pass the filter, where the server counted them."""
-    truncated: bool
-    """True if the query text was longer than the model reads."""
-    embed_ms: float
-    index_ms: float
-    total_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult(Sequence[Hit]):
-    """The hits, best first; a sequence of them."""
-
-    hits: tuple[Hit, ...]
-    info: SearchInfo
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids of the hits, best first."""
-        return tuple(hit.id for hit in self.hits)
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-    @overload
-    def __getitem__(self, index: int) -> Hit: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Hit, ...]: ...
-    def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
-        return self.hits[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +175,17 @@ class IndexStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreCalibration:
+    """What pairs of unrelated items score, learned from the collection itself."""
+
+    pair_count: int
+    false_match_rates: tuple[float, ...]
+    """Shares of unrelated pairs, falling: 0.1, 0.01, ..."""
+    scores: tuple[float, ...]
+    """The score that this share of unrelated pairs reaches, one for each rate."""
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A collection. `state`: "ready", "loading", "model_mismatch" or "recovering"."""
 
@@ -242,6 +203,10 @@ class Collection:
     item_count: int
     create_time: datetime | None
     index_status: IndexStatus
+    calibration: ScoreCalibration | None = None
+    """None while there are too few items to tell."""
+    indexed_fields: tuple[str, ...] = ()
+    """Metadata fields with an index of their own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,107 +5,37 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import grpc
-from numpy.typing import ArrayLike
 
 from lookalike.client import _calls as calls
 from lookalike.client import _collection_calls as collection_calls
 from lookalike.client import _results as results
 from lookalike.client import _wire as wire
-from lookalike.client._calls import Call, Condition, Mode, NewItem, Query, View
-from lookalike.client._channel import Connection
+from lookalike.client._calls import Condition, Exif, Mode, NewItem, View
 from lookalike.client._files import Upload
 from lookalike.client._pictures import Picture
+from lookalike.client._searching import Searching
 from lookalike.client._status import error_of_call
 from lookalike.client._upload import Uploader
-from lookalike.client.errors import LookalikeError, ServerUnavailable, Unavailable
+from lookalike.client.errors import ServerUnavailable, Unavailable
 
-T = TypeVar("T")
-
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 SEARCH_SERVICE = "lookalike.v1.SearchService"
 """The health service that is SERVING once models and indexes are loaded."""
 
 
-class Client:
+class Client(Searching):
     """A lookalike server at an address, "localhost:50051".
 
     Any thread may use it, and one is enough for all of them. The connection is opened
     by the first call. Calls that may be repeated are, when the server cannot be reached
     for a moment. Every method raises LookalikeError: `ServerUnavailable` if there is no
     server, and the class of the server's reason otherwise. `timeout_s` holds for each
-    call alone; uploads and watching a job have no limit.
+    call alone; uploads, finding duplicates and watching a job have no limit.
 
     An empty `collection` is the one named "default".
     """
-
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = 60.0) -> None:
-        self.address = address
-        self.timeout_s = timeout_s
-        self._connection = Connection(address)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Client({self.address!r})"
-
-    def close(self) -> None:
-        """Close the connection; calls under way fail."""
-        self._connection.close()
-
-    # ------------------------------------------------------------ search
-
-    def search(
-        self,
-        *,
-        image: Picture | None = None,
-        text: str | None = None,
-        like: str | None = None,
-        vector: ArrayLike | None = None,
-        where: Condition = None,
-        k: int = 10,
-        min_score: float | None = None,
-        view: View = "basic",
-        exact: bool = False,
-        ef_search: int = 0,
-        nprobe: int = 0,
-        collection: str = "",
-    ) -> results.SearchResult:
-        """Find the `k` items most like a picture, a text, an item (`like`) or a vector."""
-        query = Query(
-            image=image,
-            text=text,
-            like=like,
-            vector=vector,
-            where=where,
-            k=k,
-            min_score=min_score,
-            view=view,
-            exact=exact,
-            ef_search=ef_search,
-            nprobe=nprobe,
-            collection=collection,
-        )
-        return self._call(calls.search(query))
-
-    def search_batch(
-        self, queries: Iterable[Query], *, collection: str = ""
-    ) -> tuple[results.SearchResult | LookalikeError, ...]:
-        """Answer many queries; one that fails has its error in its place."""
-        answers = map(self._call, calls.search_batch(tuple(queries), collection))
-        return tuple(one for answer in answers for one in answer)
 
     # ------------------------------------------------------------- embed
 
@@ -139,6 +69,7 @@ class Client:
         collection: str = "",
         metadata: Callable[[Any], Mapping[str, Any] | None] | None = None,
         mode: Mode = "upsert",
+        exif: Exif = "none",
         all_files: bool = False,
         id_prefix: str = "",
         progress: Callable[[results.UploadProgress], None] | None = None,
@@ -151,7 +82,8 @@ class Client:
         file, or an iterable of paths, bytes and `NewItem`s. An id is the path relative
         to its folder, with "/", or the path as written for a file that is named itself;
         bytes get one from their content. `metadata` is called with the Path or the
-        element and gives what to attach. `progress` and `on_result` are called on this
+        element and gives what to attach; `exif` adds what the camera wrote, under "exif":
+        "basic" is time, camera and size, "with_position" the place too. `progress` and `on_result` are called on this
         thread. What fails alone is in the report; what was stored before and is the same
         still is counted as unchanged and costs nearly nothing, so running an upload again
         finishes it. If the connection breaks, items without an answer are sent again for
@@ -162,6 +94,7 @@ class Client:
             self._connection,
             collection=collection,
             mode=calls.mode_value(mode),
+            exif=calls.exif_value(exif),
             progress=progress,
             on_result=on_result,
             patience_s=patience_s,
@@ -169,10 +102,15 @@ class Client:
         return uploader.run(iter(items))
 
     def upsert(
-        self, items: Iterable[NewItem], *, collection: str = "", mode: Mode = "upsert"
+        self,
+        items: Iterable[NewItem],
+        *,
+        collection: str = "",
+        mode: Mode = "upsert",
+        exif: Exif = "none",
     ) -> tuple[results.WriteResult, ...]:
         """Store some items, one answer each, in order; for many, `upload` is faster."""
-        answers = map(self._call, calls.upsert(tuple(items), collection, mode))
+        answers = map(self._call, calls.upsert(tuple(items), collection, mode, exif))
         return tuple(result for answer in answers for result in answer)
 
     def update_metadata(
@@ -240,12 +178,14 @@ class Client:
         index: results.IndexSpec | str | None = None,
         dimension: int = 0,
         image_retention: str = "",
+        indexed_fields: Sequence[str] = (),
         exist_ok: bool = False,
     ) -> results.Collection:
         """Make an empty collection.
 
         `metric`: cosine, dot or l2. `index`: a kind, or a backend's name. `dimension`:
         only with the model "none". `image_retention`: none, thumbnail or original.
+        `indexed_fields`: metadata fields to filter by fast, at most 16.
         """
         call = collection_calls.create(
             name,
@@ -255,6 +195,7 @@ class Client:
             index=index,
             dimension=dimension,
             image_retention=image_retention,
+            indexed_fields=indexed_fields,
             exist_ok=exist_ok,
         )
         return self._call(call)
@@ -333,31 +274,3 @@ class Client:
                 )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
-
-    # ------------------------------------------------------------ transport
-
-    def _call(self, call: Call[T]) -> T:
-        method = self._connection.method(call.service, call.method)
-        try:
-            return call.parse(method(call.request, timeout=self.timeout_s))
-        except grpc.RpcError as error:
-            raise error_of_call(error, self.address) from None
-
-    def _stream(self, call: Call[Any], timeout_s: float | None) -> Iterator[Any]:
-        method = self._connection.method(call.service, call.method)
-        answers = method(call.request, timeout=timeout_s)
-        try:
-            yield from answers
-        except grpc.RpcError as error:
-            raise error_of_call(error, self.address) from None
-        finally:
-            answers.cancel()
-
-    def _pages(self, page: Callable[[str], Call[Any]], field: str) -> Iterator[Any]:
-        token = ""
-        while True:
-            answer = self._call(page(token))
-            yield from getattr(answer, field)
-            token = answer.next_page_token
-            if not token:
-                return

@@ -59,12 +59,15 @@ class Uploader:
         *,
         collection: str,
         mode: Any,
+        exif: Any,
         progress: Callable[[results.UploadProgress], None] | None,
         on_result: Callable[[results.WriteResult], None] | None,
         patience_s: float,
     ) -> None:
         self._connection = connection
-        self._start = index_service_pb2.UploadStart(collection=collection, write_mode=mode)
+        self._start = index_service_pb2.UploadStart(
+            collection=collection, write_mode=mode, exif=exif
+        )
         self._progress = progress
         self._on_result = on_result
         self._patience_s = patience_s

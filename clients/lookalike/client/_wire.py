@@ -19,7 +19,6 @@ from lookalike.client.errors import InvalidArgument, LookalikeError, make_error
 from lookalike.v1 import (
     embed_service_pb2,
     index_service_pb2,
-    search_service_pb2,
     system_service_pb2,
     types_pb2,
 )
@@ -83,7 +82,8 @@ def image_info(message: types_pb2.ImageInfo) -> results.ImageInfo:
     )
 
 
-def _item_fields(message: types_pb2.Item) -> dict[str, Any]:
+def item_fields(message: types_pb2.Item) -> dict[str, Any]:
+    """Return the fields that items and hits share."""
     return {
         "id": message.id,
         "metadata": from_struct(message.metadata),
@@ -95,32 +95,7 @@ def _item_fields(message: types_pb2.Item) -> dict[str, Any]:
 
 
 def item(message: types_pb2.Item) -> results.Item:
-    return results.Item(**_item_fields(message))
-
-
-def search_result(message: search_service_pb2.SearchResponse) -> results.SearchResult:
-    hits = tuple(results.Hit(score=hit.score, **_item_fields(hit.item)) for hit in message.hits)
-    info = message.info
-    return results.SearchResult(
-        hits,
-        results.SearchInfo(
-            exact=info.exact,
-            matched_count=info.matched_count if info.HasField("matched_count") else None,
-            truncated=info.truncated,
-            embed_ms=info.embed_ms,
-            index_ms=info.index_ms,
-            total_ms=info.total_ms,
-        ),
-    )
-
-
-def batch_results(
-    message: search_service_pb2.BatchSearchResponse,
-) -> tuple[results.SearchResult | LookalikeError, ...]:
-    return tuple(
-        error_of(one.error) if one.HasField("error") else search_result(one.response)
-        for one in message.results
-    )
+    return results.Item(**item_fields(message))
 
 
 def write_result(message: index_service_pb2.WriteResult, source: str = "") -> results.WriteResult:
@@ -155,6 +130,12 @@ def _index_status(message: index_service_pb2.IndexStatus) -> results.IndexStatus
     )
 
 
+def _calibration(message: index_service_pb2.ScoreCalibration) -> results.ScoreCalibration:
+    return results.ScoreCalibration(
+        message.pair_count, tuple(message.false_match_rates), tuple(message.scores)
+    )
+
+
 def collection(message: index_service_pb2.Collection) -> results.Collection:
     v1 = index_service_pb2
     return results.Collection(
@@ -170,6 +151,8 @@ def collection(message: index_service_pb2.Collection) -> results.Collection:
         item_count=message.item_count,
         create_time=time_of(message, "create_time"),
         index_status=_index_status(message.index_status),
+        calibration=_calibration(message.calibration) if message.HasField("calibration") else None,
+        indexed_fields=tuple(message.indexed_fields),
     )
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookalike.client._answers import Hit, SearchResult
 from lookalike.client._pictures import read_file
-from lookalike.client._results import Hit, ItemImage, SearchResult
+from lookalike.client._results import ItemImage
 from lookalike.client._sync import Client
 from lookalike.client.errors import LookalikeError, NotFound
 from lookalike.client.meaning import RULE_OF_THUMB, meaning_of

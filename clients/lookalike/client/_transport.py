@@ -1,0 +1,70 @@
+"""What every method of the client rests on: a connection, and how calls are done over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from lookalike.client._calls import Call
+from lookalike.client._channel import Connection
+from lookalike.client._status import error_of_call
+
+T = TypeVar("T")
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+class Transport:
+    """A connection to the server at an address. Any thread."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = 60.0) -> None:
+        self.address = address
+        self.timeout_s = timeout_s
+        self._connection = Connection(address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.address!r})"
+
+    def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        self._connection.close()
+
+    def _call(self, call: Call[T]) -> T:
+        method = self._connection.method(call.service, call.method)
+        try:
+            return call.parse(method(call.request, timeout=self.timeout_s))
+        except grpc.RpcError as error:
+            raise error_of_call(error, self.address) from None
+
+    def _stream(self, call: Call[Any], timeout_s: float | None) -> Iterator[Any]:
+        method = self._connection.method(call.service, call.method)
+        answers = method(call.request, timeout=timeout_s)
+        try:
+            yield from answers
+        except grpc.RpcError as error:
+            raise error_of_call(error, self.address) from None
+        finally:
+            answers.cancel()
+
+    def _pages(self, page: Callable[[str], Call[Any]], field: str) -> Iterator[Any]:
+        token = ""
+        while True:
+            answer = self._call(page(token))
+            yield from getattr(answer, field)
+            token = answer.next_page_token
+            if not token:
+                return
