@@ -10,9 +10,11 @@ from pathlib import Path
 
 from lookalike.backends.types import IndexSpec
 from lookalike.server.domain import NewItem, WriteMode, WriteResult
+from lookalike.server.duplicates import Duplicates
 from lookalike.server.embedding import Embedding
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
+from lookalike.server.judging import Judge
 from lookalike.server.library import Library
 from lookalike.server.limits import Limits
 from lookalike.server.models import ModelConfig, Models
@@ -31,6 +33,8 @@ class House:
     library: Library
     ingest: Ingest
     searcher: Searcher
+    judge: Judge
+    duplicates: Duplicates
     jobs: Jobs
 
     def put(
@@ -78,11 +82,18 @@ def open_house(data: Path, model: str = "builtin", delta_limit: int = 8192) -> I
     library.start()
     assert library.wait_ready(30)
     pictures = Pictures(limits, threads=2)
-    embedding = Embedding(models, pictures)
+    embedding, judge = Embedding(models, pictures), Judge()
     jobs = Jobs(library, store, Reembed(store, models, pictures))
     try:
         yield House(
-            store, models, library, Ingest(library, pictures), Searcher(library, embedding), jobs
+            store,
+            models,
+            library,
+            Ingest(library, pictures),
+            Searcher(library, embedding, judge),
+            judge,
+            Duplicates(library, pictures, judge),
+            jobs,
         )
     finally:
         jobs.close()

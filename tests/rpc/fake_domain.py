@@ -24,6 +24,7 @@ from lookalike.backends.errors import (
     ModelNotFound,
 )
 from lookalike.backends.types import IndexSpec
+from lookalike.server.calibration import Calibration
 from lookalike.server.domain import (
     Answer,
     CollectionConfig,
@@ -49,6 +50,7 @@ from lookalike.server.domain import (
     WriteMode,
     WriteResult,
 )
+from lookalike.server.duplicates import Found, Kind, Member
 from lookalike.server.facets import FieldCounts
 
 DIM = 8
@@ -254,6 +256,36 @@ class FakeFacets:
         self, collection: str, fields: Sequence[str], where: Filter, count: int
     ) -> list[FieldCounts]:
         return [FieldCounts(name, [("red", 2), (True, 1), (1.5, 1)], 3) for name in fields]
+
+
+class FakeDuplicates:
+    """Tells of progress without end once it has given its groups, if `endless`."""
+
+    def __init__(self, library: FakeLibrary) -> None:
+        self.library = library
+        self.asked: list[tuple[str, Kind, Filter]] = []
+        self.endless = False
+        self.closed = threading.Event()
+
+    def find(self, collection: str, kind: Kind, where: Filter) -> Iterator[Found]:
+        self.asked.append((collection, kind, where))
+        items = [item for item, _ in self.library.collection(collection).items.values()]
+        first, *others = items
+        yield Found(0, len(items))
+        kinds = [Kind.EXACT, Kind.SAME_PICTURE, Kind.NEAR]
+        members = [Member(item, k, 0.5) for item, k in zip(others, kinds, strict=False)]
+        yield Found(len(items), len(items), (Member(first), *members))
+        try:
+            while self.endless:
+                time.sleep(0.01)
+                yield Found(len(items), len(items))
+        finally:
+            self.closed.set()
+
+
+class FakeCalibrations:
+    def of(self, collection: str) -> Calibration | None:
+        return Calibration(6, (1.0, 0.5, 0.25), (0.125, 0.5, 0.75))
 
 
 class FakeModels:

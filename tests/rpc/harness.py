@@ -26,6 +26,8 @@ from lookalike.v1 import (
     system_service_pb2_grpc,
 )
 from rpc.fake_domain import (
+    FakeCalibrations,
+    FakeDuplicates,
     FakeEmbedding,
     FakeFacets,
     FakeIngest,
@@ -45,6 +47,7 @@ class Server:
     library: FakeLibrary
     ingest: FakeIngest
     searcher: FakeSearcher
+    duplicates: FakeDuplicates
     embedding: FakeEmbedding
     jobs: FakeJobs
     uploads: Uploads
@@ -64,6 +67,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
     limits = limits or Limits()
     library, models, jobs = FakeLibrary(), FakeModels(), FakeJobs()
     ingest, embedding, searcher = FakeIngest(library), FakeEmbedding(models), FakeSearcher(library)
+    duplicates = FakeDuplicates(library)
     uploads = Uploads(library, ingest, limits)
     size = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.server(
@@ -81,13 +85,14 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
             jobs,
             uploads,
             limits,
+            calibrations=FakeCalibrations(),
             default_index=DEFAULT_INDEX,
             default_deadline_s=30.0,
         ),
         server,
     )
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchService(searcher, limits, 30.0, facets=FakeFacets()), server
+        SearchService(searcher, limits, 30.0, facets=FakeFacets(), duplicates=duplicates), server
     )
     facts = ServerFacts("1.2.3", 1_700_000_000.0, "local", lambda: ("auto", "exact"))
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(
@@ -96,7 +101,9 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=size) as channel:
-        yield Server(library, ingest, searcher, embedding, jobs, uploads, server, channel)
+        yield Server(
+            library, ingest, searcher, duplicates, embedding, jobs, uploads, server, channel
+        )
     server.stop(1).wait()
 
 

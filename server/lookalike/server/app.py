@@ -13,10 +13,12 @@ from contextlib import ExitStack
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
 from lookalike.server.config import Config, is_loopback
+from lookalike.server.duplicates import Duplicates
 from lookalike.server.embedding import Embedding
 from lookalike.server.facets import Facets
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
+from lookalike.server.judging import Calibrations, Judge
 from lookalike.server.library import Library
 from lookalike.server.models import Models
 from lookalike.server.pictures import Pictures
@@ -119,14 +121,16 @@ class App:
         auto.check(default_index, models.get("").dim)
         pictures = Pictures(limits, threads=len(os.sched_getaffinity(0)))
         closing.callback(pictures.close)
-        embedding = Embedding(models, pictures)
+        embedding, judge = Embedding(models, pictures), Judge()
         jobs = Jobs(library, store, Reembed(store, models, pictures), clock=self._clock)
         closing.callback(jobs.close)
         domain = Domain(
             library=library,
             ingest=Ingest(library, pictures),
-            searcher=Searcher(library, embedding),
+            searcher=Searcher(library, embedding, judge),
             facets=Facets(library),
+            duplicates=Duplicates(library, pictures, judge),
+            calibrations=Calibrations(library, judge),
             embedding=embedding,
             models=models,
             jobs=jobs,

@@ -10,12 +10,18 @@ from typing import Final
 
 import numpy as np
 
-from lookalike.backends.errors import ImageNotRetained, ItemNotFound, LookalikeError
+from lookalike.backends.errors import (
+    CollectionLoading,
+    ImageNotRetained,
+    ItemNotFound,
+    LookalikeError,
+)
 from lookalike.backends.types import Keys, RgbImage
 from lookalike.server.calibration import MIN_ITEMS, Calibration, learn, sample_size
 from lookalike.server.collection import Collection
 from lookalike.server.domain import Filter, Judgement, Match, Tier, View
 from lookalike.server.images import decode
+from lookalike.server.library import Library
 from lookalike.server.looks import Look
 from lookalike.server.same_picture import is_same
 
@@ -147,6 +153,24 @@ class Judge:
             calibration.pair_count if calibration else 0,
         )
         return _Learned(calibration, count, space)
+
+
+class Calibrations:
+    """What scores mean, by the names of collections. Any thread."""
+
+    def __init__(self, library: Library, judge: Judge) -> None:
+        self._library = library
+        self._judge = judge
+
+    def of(self, collection: str) -> Calibration | None:
+        """Return what scores mean there; None where nothing can be told, or not yet.
+
+        Raises CollectionNotFound.
+        """
+        try:
+            return self._judge.calibration(self._library.collection(collection))
+        except CollectionLoading:
+            return None
 
 
 class _Pairs:

@@ -52,7 +52,7 @@ _EXACT = 0.35
 """Most pixels, of the fine grid, that a block that agrees may be off."""
 _PROMISING = 0.3
 """Part of the blocks that must correlate on the rough grid for the fine one to be tried."""
-_STRENGTH, _FEW, _COUNT = 0.3, 2.0, 6
+_STRENGTH, _FEW, _COUNT = 0.29, 1.6, 6
 """Least strength of the evidence, more of it for few blocks, and least blocks that agree."""
 _SMALLEST = 24.0
 """Least side of the part that is shared, in pixels of a look."""

@@ -13,7 +13,7 @@ from lookalike.server.domain import Item, View
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.interceptors import deadline_of
 from lookalike.server.rpc.paging import page_size, read_token, write_token
-from lookalike.server.rpc.ports import Collection, Ingest, Jobs, Library
+from lookalike.server.rpc.ports import Calibrations, Collection, Ingest, Jobs, Library
 from lookalike.server.rpc.upload import Uploads
 from lookalike.server.rpc.wire import VIEWS, check_batch, read_enum, read_metadata, read_name
 from lookalike.server.rpc.wire_collections import (
@@ -46,6 +46,7 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         uploads: Uploads,
         limits: Limits,
         *,
+        calibrations: Calibrations,
         default_index: IndexSpec,
         default_deadline_s: float,
     ) -> None:
@@ -54,6 +55,7 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         self._jobs = jobs
         self._uploads = uploads
         self._limits = limits
+        self._calibrations = calibrations
         self._default_index = default_index
         self._default_deadline_s = default_deadline_s
 
@@ -71,8 +73,10 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         self, request: pb.GetCollectionRequest, context: grpc.ServicerContext
     ) -> pb.GetCollectionResponse:
         """Describe one collection."""
-        info = self._library.describe(read_name(request.name, "name"))
-        return pb.GetCollectionResponse(collection=write_collection(info))
+        name = read_name(request.name, "name")
+        info = self._library.describe(name)
+        calibration = self._calibrations.of(name)
+        return pb.GetCollectionResponse(collection=write_collection(info, calibration))
 
     def ListCollections(
         self, request: pb.ListCollectionsRequest, context: grpc.ServicerContext

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from lookalike.backends.errors import LookalikeError
 from lookalike.backends.types import IndexSpec
+from lookalike.server.calibration import Calibration
 from lookalike.server.domain import (
     Answer,
     CollectionConfig,
@@ -30,6 +31,7 @@ from lookalike.server.domain import (
     WriteMode,
     WriteResult,
 )
+from lookalike.server.duplicates import Found, Kind
 from lookalike.server.facets import FieldCounts
 
 
@@ -94,6 +96,14 @@ class Facets(Protocol):
     def count_values(
         self, collection: str, fields: Sequence[str], where: Filter, count: int
     ) -> list[FieldCounts]: ...
+
+
+class Duplicates(Protocol):
+    def find(self, collection: str, kind: Kind, where: Filter) -> Iterator[Found]: ...
+
+
+class Calibrations(Protocol):
+    def of(self, collection: str) -> Calibration | None: ...
 
 
 class Embedding(Protocol):

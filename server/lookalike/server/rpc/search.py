@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import grpc
 
 from lookalike.backends.errors import BatchTooLarge, ItemNotFound, LookalikeError
 from lookalike.server.domain import Query, SearchOptions
 from lookalike.server.limits import Limits
+from lookalike.server.rpc.duplicates import find_duplicates
 from lookalike.server.rpc.facets import count_values
 from lookalike.server.rpc.interceptors import deadline_of
-from lookalike.server.rpc.ports import Facets, Searcher
+from lookalike.server.rpc.ports import Duplicates, Facets, Searcher
 from lookalike.server.rpc.status import in_band
 from lookalike.server.rpc.wire import check_batch, read_name
 from lookalike.server.rpc.wire_queries import read_search, write_answer
@@ -30,9 +33,11 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         default_deadline_s: float,
         *,
         facets: Facets,
+        duplicates: Duplicates,
     ) -> None:
         self._searcher = searcher
         self._facets = facets
+        self._duplicates = duplicates
         self._limits = limits
         self._default_deadline_s = default_deadline_s
 
@@ -71,6 +76,12 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 good.append((i, (name if message.collection else shared, query, options)))
         self._answer(good, results, deadline)
         return pb.BatchSearchResponse(results=results)
+
+    def FindDuplicates(
+        self, request: pb.FindDuplicatesRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.FindDuplicatesResponse]:
+        """Give groups of items that show the same."""
+        return find_duplicates(self._duplicates, request, self._limits, context)
 
     def CountValues(
         self, request: pb.CountValuesRequest, context: grpc.ServicerContext

@@ -20,7 +20,17 @@ from lookalike.server.limits import Limits
 from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
-from lookalike.server.rpc.ports import Embedding, Facets, Ingest, Jobs, Library, Models, Searcher
+from lookalike.server.rpc.ports import (
+    Calibrations,
+    Duplicates,
+    Embedding,
+    Facets,
+    Ingest,
+    Jobs,
+    Library,
+    Models,
+    Searcher,
+)
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.system import ServerFacts, SystemService
 from lookalike.server.rpc.upload import Uploads
@@ -71,6 +81,8 @@ class Domain:
     ingest: Ingest
     searcher: Searcher
     facets: Facets
+    duplicates: Duplicates
+    calibrations: Calibrations
     embedding: Embedding
     models: Models
     jobs: Jobs
@@ -110,13 +122,21 @@ class Front:
                 domain.jobs,
                 self._uploads,
                 limits,
+                calibrations=domain.calibrations,
                 default_index=domain.default_index,
                 default_deadline_s=deadline_s,
             ),
             server,
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-            SearchService(domain.searcher, limits, deadline_s, facets=domain.facets), server
+            SearchService(
+                domain.searcher,
+                limits,
+                deadline_s,
+                facets=domain.facets,
+                duplicates=domain.duplicates,
+            ),
+            server,
         )
         system_service_pb2_grpc.add_SystemServiceServicer_to_server(
             SystemService(domain.facts, domain.library, domain.models, limits), server

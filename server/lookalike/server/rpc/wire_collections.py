@@ -15,6 +15,7 @@ from lookalike.backends.types import (
     IvfParams,
     Metric,
 )
+from lookalike.server.calibration import Calibration
 from lookalike.server.domain import (
     NO_MODEL,
     CollectionConfig,
@@ -139,7 +140,7 @@ def _check_setting(holds: bool, rule: str, field: str) -> None:
         raise IndexSpecInvalid(f"{rule}, or 0 for the default.", field=field)
 
 
-def write_collection(info: CollectionInfo) -> pb.Collection:
+def write_collection(info: CollectionInfo, calibration: Calibration | None = None) -> pb.Collection:
     """Return a collection as its users see it."""
     record, config = info.record, info.record.config
     return pb.Collection(
@@ -155,6 +156,15 @@ def write_collection(info: CollectionInfo) -> pb.Collection:
         item_count=info.item_count,
         create_time=write_time(record.create_time),
         index_status=None if info.stats is None else _write_stats(info.stats),
+        calibration=None if calibration is None else _write_calibration(calibration),
+    )
+
+
+def _write_calibration(calibration: Calibration) -> pb.ScoreCalibration:
+    return pb.ScoreCalibration(
+        pair_count=calibration.pair_count,
+        false_match_rates=calibration.rates,
+        scores=calibration.scores,
     )
 
 
