@@ -24,6 +24,7 @@ from lookalike.backends.errors import (
     ModelNotFound,
 )
 from lookalike.backends.types import IndexSpec
+from lookalike.server.agreement import Agreement, RegionMatch
 from lookalike.server.calibration import Calibration
 from lookalike.server.domain import (
     Answer,
@@ -33,6 +34,7 @@ from lookalike.server.domain import (
     CollectionState,
     Embedded,
     Filter,
+    ImageQuery,
     ImageRecord,
     Item,
     ItemQuery,
@@ -44,13 +46,16 @@ from lookalike.server.domain import (
     NewItem,
     Outcome,
     Query,
+    Region,
     SearchOptions,
     StoredImage,
+    Tier,
     View,
     WriteMode,
     WriteResult,
 )
 from lookalike.server.duplicates import Found, Kind, Member
+from lookalike.server.explain import Explanation
 from lookalike.server.facets import FieldCounts
 
 DIM = 8
@@ -249,6 +254,25 @@ class FakeSearcher:
         items = [target.items[i][0] for i in sorted(target.items)][: options.limit]
         matches = [Match(item, 1.0 - i / 10) for i, item in enumerate(items)]
         return Answer(matches, exact=True, matched_count=len(items), truncated=True, total_ms=1.5)
+
+
+class FakeExplainer:
+    def explain(
+        self,
+        collection: str,
+        query: ImageQuery | ItemQuery,
+        item_id: str,
+        *,
+        deadline: float | None,
+    ) -> Explanation:
+        if isinstance(query, ItemQuery) and query.id == "nobody":
+            raise ItemNotFound("There is none.", field="id", id=query.id)
+        if item_id == "nobody":
+            raise ItemNotFound("There is none.", field="id", id=item_id)
+        part = query.region or Region(0.0, 0.0, 1.0, 1.0)
+        heat = np.array([[0.0, 0.25, 0.5], [0.75, 1.0, 0.0]], np.float32)
+        match = RegionMatch(part, Region(0.25, 0.5, 0.25, 0.5), 0.75)
+        return Explanation(0.5, Tier.SIMILAR, Agreement((match,), heat, heat.T))
 
 
 class FakeFacets:

@@ -29,6 +29,7 @@ from rpc.fake_domain import (
     FakeCalibrations,
     FakeDuplicates,
     FakeEmbedding,
+    FakeExplainer,
     FakeFacets,
     FakeIngest,
     FakeJobs,
@@ -92,7 +93,15 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
         server,
     )
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchService(searcher, limits, 30.0, facets=FakeFacets(), duplicates=duplicates), server
+        SearchService(
+            searcher,
+            limits,
+            30.0,
+            explainer=FakeExplainer(),
+            facets=FakeFacets(),
+            duplicates=duplicates,
+        ),
+        server,
     )
     facts = ServerFacts("1.2.3", 1_700_000_000.0, "local", lambda: ("auto", "exact"))
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(

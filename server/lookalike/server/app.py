@@ -15,6 +15,7 @@ from lookalike.backends.registry import engines, indexes
 from lookalike.server.config import Config, is_loopback
 from lookalike.server.duplicates import Duplicates
 from lookalike.server.embedding import Embedding
+from lookalike.server.explain import Explainer
 from lookalike.server.facets import Facets
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
@@ -128,6 +129,7 @@ class App:
             library=library,
             ingest=Ingest(library, pictures),
             searcher=Searcher(library, embedding, judge),
+            explainer=Explainer(library, embedding, pictures, judge),
             facets=Facets(library),
             duplicates=Duplicates(library, pictures, judge),
             calibrations=Calibrations(library, judge),

@@ -19,7 +19,9 @@ from lookalike.server.domain import (
     CollectionInfo,
     Embedded,
     Filter,
+    ImageQuery,
     Item,
+    ItemQuery,
     Job,
     Json,
     ModelInfo,
@@ -32,6 +34,7 @@ from lookalike.server.domain import (
     WriteResult,
 )
 from lookalike.server.duplicates import Found, Kind
+from lookalike.server.explain import Explanation
 from lookalike.server.facets import FieldCounts
 
 
@@ -96,6 +99,17 @@ class Facets(Protocol):
     def count_values(
         self, collection: str, fields: Sequence[str], where: Filter, count: int
     ) -> list[FieldCounts]: ...
+
+
+class Explainer(Protocol):
+    def explain(
+        self,
+        collection: str,
+        query: ImageQuery | ItemQuery,
+        item_id: str,
+        *,
+        deadline: float | None,
+    ) -> Explanation: ...
 
 
 class Duplicates(Protocol):

@@ -10,9 +10,10 @@ from lookalike.backends.errors import BatchTooLarge, ItemNotFound, LookalikeErro
 from lookalike.server.domain import Query, SearchOptions
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.duplicates import find_duplicates
+from lookalike.server.rpc.explain import explain
 from lookalike.server.rpc.facets import count_values
 from lookalike.server.rpc.interceptors import deadline_of
-from lookalike.server.rpc.ports import Duplicates, Facets, Searcher
+from lookalike.server.rpc.ports import Duplicates, Explainer, Facets, Searcher
 from lookalike.server.rpc.status import in_band
 from lookalike.server.rpc.wire import check_batch, read_name
 from lookalike.server.rpc.wire_queries import read_search, write_answer
@@ -32,10 +33,12 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         limits: Limits,
         default_deadline_s: float,
         *,
+        explainer: Explainer,
         facets: Facets,
         duplicates: Duplicates,
     ) -> None:
         self._searcher = searcher
+        self._explainer = explainer
         self._facets = facets
         self._duplicates = duplicates
         self._limits = limits
@@ -76,6 +79,13 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
                 good.append((i, (name if message.collection else shared, query, options)))
         self._answer(good, results, deadline)
         return pb.BatchSearchResponse(results=results)
+
+    def Explain(
+        self, request: pb.ExplainRequest, context: grpc.ServicerContext
+    ) -> pb.ExplainResponse:
+        """Say why an item matches."""
+        deadline = deadline_of(context, self._default_deadline_s)
+        return explain(self._explainer, request, self._limits, deadline)
 
     def FindDuplicates(
         self, request: pb.FindDuplicatesRequest, context: grpc.ServicerContext

@@ -24,6 +24,7 @@ from lookalike.server.rpc.ports import (
     Calibrations,
     Duplicates,
     Embedding,
+    Explainer,
     Facets,
     Ingest,
     Jobs,
@@ -80,6 +81,7 @@ class Domain:
     library: Library
     ingest: Ingest
     searcher: Searcher
+    explainer: Explainer
     facets: Facets
     duplicates: Duplicates
     calibrations: Calibrations
@@ -133,6 +135,7 @@ class Front:
                 domain.searcher,
                 limits,
                 deadline_s,
+                explainer=domain.explainer,
                 facets=domain.facets,
                 duplicates=domain.duplicates,
             ),
