@@ -41,6 +41,7 @@ from lookalike.server.domain import (
     View,
 )
 from lookalike.server.embedding import Embedding
+from lookalike.server.folding import NEAR
 from lookalike.server.limits import Limits
 from lookalike.server.pictures import Pictures
 from lookalike.server.searcher import Searcher
@@ -466,16 +467,53 @@ def test_folding_makes_room_for_others(tmp_path: Path) -> None:
 
 
 def test_saved_again_is_folded_and_another_picture_is_not(tmp_path: Path) -> None:
+    count = 12
     with open_house(tmp_path) as house:
-        house.put([NewItem(f"{i}", jpeg(i)) for i in range(30)])
-        house.put([NewItem(f"{i}-again", encoded(scene(i), quality=60)) for i in range(30)])
-        for i in range(30):
-            answer = find(house, ImageQuery(jpeg(i)), "", fold_duplicates=True, limit=60)
-            assert len(answer.matches) == 30
+        house.put([NewItem(f"{i}", jpeg(i)) for i in range(count)])
+        house.put([NewItem(f"{i}-again", encoded(scene(i), quality=60)) for i in range(count)])
+        for i in range(0, count, 3):
+            answer = find(house, ImageQuery(jpeg(i)), "", fold_duplicates=True, limit=24)
+            assert len(answer.matches) == count
             assert answer.matches[0].item.id == str(i)
             for match in answer.matches:
                 number = match.item.id.removesuffix("-again")
                 assert {match.item.id, *match.duplicates} == {number, f"{number}-again"}
+
+
+def test_copies_far_apart_by_vector_fold_where_their_pictures_agree(tmp_path: Path) -> None:
+    count = 8
+    with open_house(tmp_path) as house:
+        house.put([NewItem(f"{i}", encoded(scene(i, 320, 240))) for i in range(count)])
+        for i in range(count):
+            cropped = np.ascontiguousarray(scene(i, 320, 240)[30:210, 20:290])
+            house.put([NewItem(f"{i}-crop", encoded(cropped, quality=80))])
+        far = folded = 0
+        for i in range(count):
+            far += find(house, ItemQuery(f"{i}"), "", limit=1).matches[0].score < NEAR
+            query = ImageQuery(encoded(scene(i, 320, 240)))
+            first, *others = find(house, query, "", fold_duplicates=True).matches
+            assert first.item.id == f"{i}"
+            folded += first.duplicates == (f"{i}-crop",)
+            for match in (first, *others):
+                number = match.item.id.removesuffix("-crop")
+                assert {match.item.id, *match.duplicates} <= {number, f"{number}-crop"}
+        assert far >= count / 2  # their vectors alone would not do
+        assert folded >= 0.75 * count
+
+
+@pytest.mark.parametrize(("unrelated", "folded"), [(0.5, True), (0.99, False), (0.9999, False)])
+def test_where_all_pictures_are_close_folding_asks_for_more(
+    unrelated: float, folded: bool, tmp_path: Path
+) -> None:
+    class Crowded(Ruler):
+        def score(self, rate: float) -> float:
+            return unrelated
+
+    with open_house(tmp_path) as house:
+        shelf(house, ("a", 0, None), ("b", 10, None), ("b-1", 10.01, None))  # 0.985 apart
+        judged(house, Crowded())
+        answer = find(house, EAST, fold_duplicates=True)
+        assert ids(answer) == (["a"] if folded else ["a", "b"])
 
 
 def test_variety_leaves_the_first_and_spreads_the_rest(tmp_path: Path) -> None:

@@ -153,7 +153,8 @@ def test_folds_share_out_all_and_hold_only_what_is_near(seed: int, count: int, n
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
     vectors = normalize(rng.normal(size=(count, 3)).astype(np.float32))
-    folds = fold(vectors, lambda _, __, cosines: cosines >= near)
+    folds = fold(vectors, lambda _, __, cosines: cosines >= near, count)
+    assert fold(vectors, lambda _, __, cosines: cosines >= near, 3) == folds[:3]
     assert sorted(i for one in folds for i in one) == list(range(count))
     assert all(one == sorted(one) for one in folds)
     firsts = [one[0] for one in folds]
@@ -168,11 +169,11 @@ def test_who_is_asked_about_likeness_gets_the_cosines_of_those_left() -> None:
     vectors = normalize(np.array([[1, 0], [0, 1], [1, 1]], np.float32))
     asked = []
 
-    def same(first: int, others: object, cosines: np.ndarray) -> np.ndarray:
-        asked.append((first, others, [round(float(c), 3) for c in cosines]))
+    def same(first: int, others: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+        asked.append((first, others.tolist(), [round(float(c), 3) for c in cosines]))
         return cosines > 0.7
 
-    assert fold(vectors, same) == [[0, 2], [1]]
+    assert fold(vectors, same, 9) == [[0, 2], [1]]
     assert asked == [(0, [1, 2], [0.0, 0.707]), (1, [], [])]
 
 

@@ -18,7 +18,7 @@ from lookalike.backends.types import Keys, Metric, SearchParams, Vectors
 from lookalike.server.calibration import Calibration, scores_of
 from lookalike.server.collection import Collection
 from lookalike.server.domain import Filter, Item, View
-from lookalike.server.finding import NEAR
+from lookalike.server.folding import NEAR
 from lookalike.server.judging import PICTURE_RATE, Judge, look_at
 from lookalike.server.library import Library
 from lookalike.server.looks import Look

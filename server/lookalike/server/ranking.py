@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lookalike.backends.types import Mask, Metric, Vectors
+from lookalike.backends.types import Mask, Metric, Rows, Vectors
 from lookalike.server.domain import Json, Vector
 
 Scores = Vector
@@ -27,18 +27,17 @@ def closeness(vectors: Vectors, one: Vector, metric: Metric) -> Scores:
     return np.asarray(vectors @ one, np.float32)
 
 
-def fold(vectors: Vectors, same: Callable[[int, Sequence[int], Scores], Mask]) -> list[list[int]]:
-    """Return positions in folds: the best of each, then its near-duplicates, best first.
+def fold(vectors: Vectors, same: Callable[[int, Rows, Scores], Mask], most: int) -> list[list[int]]:
+    """Return positions in at most `most` folds: the best of each, then its near-duplicates.
 
     `vectors` is (n, dim) of length 1. `same(i, others, cosines)` says which of `others`
     show the same as `i`; each candidate belongs to the first that takes it.
     """
     left = np.arange(len(vectors))
     folds: list[list[int]] = []
-    while len(left):
+    while len(left) and len(folds) < most:
         first, others = int(left[0]), left[1:]
-        cosines = np.asarray(vectors[others] @ vectors[first], np.float32)
-        taken = same(first, others.tolist(), cosines)
+        taken = same(first, others, np.asarray(vectors[others] @ vectors[first], np.float32))
         folds.append([first, *others[taken].tolist()])
         left = others[~taken]
     return folds

@@ -15,15 +15,9 @@ from lookalike.server.collection import Collection
 from lookalike.server.domain import Answer, Judgement, Match, Query, SearchOptions
 from lookalike.server.embedding import Embedding, gather
 from lookalike.server.finding import Wanted, find
+from lookalike.server.folding import Calibration
 from lookalike.server.library import Library
 from lookalike.server.queries import Queries, Ready, Span, Work, is_one_thing, shares_of
-
-
-class Calibration(Protocol):
-    """What scores mean in one collection."""
-
-    def score(self, rate: float) -> float:
-        """Return the score that this share of unrelated pairs reaches."""
 
 
 class Judge(Protocol):
@@ -47,10 +41,12 @@ class _Asked:
     options: SearchOptions
     ready: Ready
     min_score: float
+    calibration: Calibration | None
 
     @property
     def wanted(self) -> Wanted:
-        return Wanted(self.ready.vector, self.options, self.min_score, self.ready.left_out)
+        ready = self.ready
+        return Wanted(ready.vector, self.options, self.min_score, ready.left_out, self.calibration)
 
     @property
     def kind(self) -> object:
@@ -122,7 +118,8 @@ class Searcher:
             keep = options.judge and self._judge is not None and is_one_thing(query)
             wait = self._queries.begin(collection, query, keep=keep, deadline=deadline)
             began = time.monotonic()
-            min_score = self._min_score(collection, query, options)
+            calibration = self._calibration(collection, options)
+            min_score = _min_score(collection, query, options, calibration)
             ranked = Span(Work.RANK, began, time.monotonic())
         except LookalikeError as error:
             return _raiser(error)
@@ -130,29 +127,15 @@ class Searcher:
         def asked() -> _Asked:
             ready = wait()
             ready = replace(ready, spans=(*ready.spans, ranked))
-            return _Asked(collection, query, options, ready, min_score)
+            return _Asked(collection, query, options, ready, min_score, calibration)
 
         return asked
 
-    def _min_score(self, collection: Collection, query: Query, options: SearchOptions) -> float:
-        """Return the score from which on matches are shown."""
-        if not options.max_false_match_rate:
-            return -np.inf if options.min_score is None else options.min_score
-        if not is_one_thing(query):
-            raise InvalidArgument(
-                "A false-match rate is known for one picture, item or vector, not for a text or "
-                "several parts, whose scores are of another scale. Set min_score instead.",
-                field="max_false_match_rate",
-            )
-        calibration = self._judge.calibration(collection) if self._judge else None
-        if calibration is None:
-            raise FailedPrecondition(
-                f"The collection {collection.name!r} has too few items to tell what unrelated "
-                "pictures score. Add items, or set min_score instead.",
-                field="max_false_match_rate",
-                collection=collection.name,
-            )
-        return calibration.score(options.max_false_match_rate)
+    def _calibration(self, collection: Collection, options: SearchOptions) -> Calibration | None:
+        """Return what scores mean, if the options depend on it and it is known."""
+        if self._judge is None or not (options.max_false_match_rate or options.fold_duplicates):
+            return None
+        return self._judge.calibration(collection)
 
     def _answer(self, group: list[_Asked]) -> list[tuple[Answer | LookalikeError, float]]:
         """Answer queries that are alike; with each the seconds of work on it."""
@@ -184,6 +167,28 @@ class Searcher:
         ]
         spent_ms = (time.monotonic() - began) * 1e3
         return replace(answer, matches=matches, rank_ms=answer.rank_ms + spent_ms)
+
+
+def _min_score(
+    collection: Collection, query: Query, options: SearchOptions, calibration: Calibration | None
+) -> float:
+    """Return the score from which on matches are shown."""
+    if not options.max_false_match_rate:
+        return -np.inf if options.min_score is None else options.min_score
+    if not is_one_thing(query):
+        raise InvalidArgument(
+            "A false-match rate is known for one picture, item or vector, not for a text or "
+            "several parts, whose scores are of another scale. Set min_score instead.",
+            field="max_false_match_rate",
+        )
+    if calibration is None:
+        raise FailedPrecondition(
+            f"The collection {collection.name!r} has too few items to tell what unrelated "
+            "pictures score. Add items, or set min_score instead.",
+            field="max_false_match_rate",
+            collection=collection.name,
+        )
+    return calibration.score(options.max_false_match_rate)
 
 
 def _timed(
