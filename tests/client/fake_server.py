@@ -16,6 +16,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from client.fake_answers import FakeAnswers
 from lookalike.client import vector_array, vector_message
 from lookalike.v1 import (
     embed_service_pb2,
@@ -87,6 +88,7 @@ class Seen:
 
 
 class FakeServer(
+    FakeAnswers,
     index_service_pb2_grpc.IndexServiceServicer,
     search_service_pb2_grpc.SearchServiceServicer,
     embed_service_pb2_grpc.EmbedServiceServicer,
@@ -97,6 +99,7 @@ class FakeServer(
     def __init__(self) -> None:
         self.items: dict[tuple[str, str], Any] = {}
         self.collections: dict[str, Any] = {"default": V1.Collection(name="default")}
+        self.groups = []
         self.script = Script()
         self.seen = Seen()
         self.fail: tuple[int, str, str] | None = None
@@ -164,6 +167,7 @@ class FakeServer(
         drain_after = script.drain_after_items.pop(0) if script.drain_after_items else -1
         first = next(requests)
         assert first.HasField("start"), first
+        seen.calls.append(first)
         started = V1.UploadStarted(
             window_items=script.window_items,
             window_bytes=script.window_bytes,
@@ -283,6 +287,8 @@ class FakeServer(
 
     def _answer(self, request: Any) -> Any:
         match request.WhichOneof("query"):
+            case None:
+                query = vector_of(request.parts[0].SerializeToString())
             case "image":
                 query = vector_of(request.image.data)
             case "text":
@@ -298,6 +304,7 @@ class FakeServer(
             for i in self._all(request.collection)
         ]
         hits.sort(key=lambda hit: (-hit.score, hit.item.id))
+        self.judge(request, hits)
         info = search_service_pb2.SearchInfo(exact=True, total_ms=1.0)
         return search_service_pb2.SearchResponse(hits=hits[: request.limit], info=info)
 

@@ -32,7 +32,10 @@ def command(*args: str | Path) -> list[str]:
 def test_help_is_there_for_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("index", "search", "embed", "collections", "items", "jobs", "serve", "health"):
+    for name in (
+        "index", "search", "explain", "duplicates", "facets", "embed", "collections", "items",
+        "jobs", "serve", "health",
+    ):  # fmt: skip
         assert name in out
         if name != "serve":
             assert run(name, "-h")[0] == 0

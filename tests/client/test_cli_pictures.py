@@ -30,10 +30,13 @@ def test_nothing_found_is_no_failure(run: Run) -> None:
     assert run("search", "--text", "a")[:2] == (0, "")
 
 
-def test_words_in_the_place_of_a_picture_are_explained(run: Run) -> None:
-    code, _, err = run("search", "a red shoe")
-    assert code == 1
-    assert "--text" in err
+def test_a_picture_that_is_not_there_is_not_taken_for_words(run: Run, server: FakeServer) -> None:
+    for name in ("a red shoe.JPG", "./shoe", "2:shoe.png"):
+        code, out, err = run("search", name)
+        assert (code, out) == (1, "")
+        assert "No such file" in err
+        assert "--text" in err
+    assert server.seen.calls == []
 
 
 def test_a_picture_comes_from_stdin(

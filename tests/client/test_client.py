@@ -19,10 +19,12 @@ from lookalike.client._channel import retryable_methods
 from lookalike.client._pictures import picture_bytes
 
 PUBLIC = {
-    "Client", "Collection", "Embeddings", "F", "Flat", "Health", "Hit", "Hnsw", "ImageInfo",
+    "Client", "Collection", "DuplicateGroup", "DuplicateMember", "DuplicateProgress",
+    "Embeddings", "Explanation", "F", "FieldCounts", "Flat", "Health", "Hit", "Hnsw", "ImageInfo",
     "IndexSegment", "IndexSpec", "IndexStatus", "Item", "ItemImage", "Ivf", "Job", "Limits",
-    "LocalServer", "LookalikeError", "Model", "NewItem", "Query", "SearchInfo", "SearchResult",
-    "ServerInfo", "UploadProgress", "UploadReport", "WriteOutcome", "WriteResult",
+    "LocalServer", "LookalikeError", "Model", "NewItem", "Part", "Query", "Region",
+    "RegionMatch", "ScoreCalibration", "SearchInfo", "SearchResult", "ServerInfo", "Tier",
+    "UploadProgress", "UploadReport", "ValueCount", "WriteOutcome", "WriteResult",
     "vector_array", "vector_message",
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from lookalike.client import _answer_wire as wire
@@ -118,13 +119,15 @@ def part_message(part: Part, number: int = 0) -> search_service_pb2.QueryPart:
     given = [part.image, part.text, part.like, part.vector]
     if sum(one is not None for one in given) != 1:
         raise QueryMissing("A part needs exactly one of image, text, like and vector.", field=at)
-    if not part.weight or not math.isfinite(part.weight):
+    with np.errstate(over="ignore"):
+        weight = float(np.float32(part.weight))
+    if not weight or not math.isfinite(weight):  # 0 would say 1
         raise InvalidArgument(
             f"A part's weight is {part.weight:g}; it must be a number other than 0.",
             field=f"{at}.weight",
         )
     message = search_service_pb2.QueryPart(
-        weight=part.weight, region=region_message(part.region, f"{at}.region")
+        weight=weight, region=region_message(part.region, f"{at}.region")
     )
     _set_input(message, part)
     return message

@@ -111,7 +111,7 @@ class Searching(Transport):
         """
         call = calls.find_duplicates(kind, where, collection)
         for answer in self._stream(call, None):
-            if progress is not None:
+            if progress is not None and answer.total_count:
                 progress(answers.DuplicateProgress(answer.done_count, answer.total_count))
             if answer.HasField("group"):
                 yield duplicate_group(answer.group)

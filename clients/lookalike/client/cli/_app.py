@@ -9,7 +9,9 @@ import typer
 from lookalike.client.cli import (
     collections,
     demo,
+    duplicates,
     embed,
+    facets,
     index,
     items,
     jobs,
@@ -31,7 +33,20 @@ def make_app() -> typer.Typer:
         invoke_without_command=True,
     )
     app.callback(invoke_without_command=True)(_root)
-    for module in (index, search, embed, collections, items, jobs, system, serve, web, demo):
+    for module in (
+        index,
+        search,
+        duplicates,
+        facets,
+        embed,
+        collections,
+        items,
+        jobs,
+        system,
+        serve,
+        web,
+        demo,
+    ):
         module.add_to(app)
     return app
 

@@ -78,7 +78,10 @@ def _defect(error: Exception) -> int:
 
 def _with_cure(error: LookalikeError) -> str:
     if isinstance(error, FileUnreadable) and error.field == "picture":
-        return f"{error.message}\nto search with words: lookalike search --text ..."
+        return (
+            f"{error.message}\nto search with words: lookalike search --text ..., "
+            "or text:... among several"
+        )
     if isinstance(error, CollectionNotFound):
         return f"{error.message}\nto make one: lookalike collections create NAME"
     return error.message

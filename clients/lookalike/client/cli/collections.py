@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from lookalike.client.cli._progress import say
 if TYPE_CHECKING:
     from lookalike.client import Collection, IndexSpec
 
+_SHOWN_RATES = (1e-2, 1e-3, 1e-4)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.")]
 
 
@@ -74,6 +76,14 @@ def create(
     dimension: Annotated[
         int, typer.Option(help="Numbers of a vector; only with --model none.", show_default=False)
     ] = 0,
+    indexed_field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD",
+            help="A metadata field to filter by fast; may be given 16 times.",
+            show_default=False,
+        ),
+    ] = None,
     index: _options.Backend = "",
     algorithm: _options.Algorithm = "",
     m: _options.M = 0,
@@ -108,6 +118,7 @@ def create(
             index=spec,
             dimension=dimension,
             image_retention=keep,
+            indexed_fields=indexed_field or [],
             exist_ok=exist_ok,
         )
     if json:
@@ -152,8 +163,24 @@ def _pairs(one: Collection) -> list[tuple[str, Any]]:
         *(("segment", segment) for segment in segments),
         ("building", status.building or None),
         ("memory", bytes_text(status.memory_bytes) if status.memory_bytes else ""),
+        ("fields", ", ".join(one.indexed_fields)),
+        *(("by chance", line) for line in _calibration_lines(one)),
         ("made", time_text(one.create_time)),
         ("fingerprint", one.model_fingerprint),
+    ]
+
+
+def _calibration_lines(one: Collection) -> list[str]:
+    """Say what unrelated items score, at the rates that people think in."""
+    from lookalike.client.meaning import chance_of
+
+    known = one.calibration
+    if known is None:
+        return []
+    return [
+        f"{chance_of(rate)} unrelated pairs scores {score:.3f} or more"
+        for rate, score in zip(known.false_match_rates, known.scores, strict=False)
+        if any(math.isclose(rate, wanted, rel_tol=1e-3) for wanted in _SHOWN_RATES)
     ]
 
 

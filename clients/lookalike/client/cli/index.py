@@ -37,6 +37,14 @@ def index(
     id_prefix: Annotated[
         str, typer.Option(help="Put before each id.", show_default=False, metavar="TEXT")
     ] = "",
+    exif: Annotated[
+        str,
+        typer.Option(
+            metavar="basic|with-position",
+            help="Take over what the camera wrote: time, camera, size; the position too.",
+            show_default=False,
+        ),
+    ] = "",
     all_files: _options.AllFiles = False,
     zeros: Annotated[
         bool, typer.Option("-0", help="Names on stdin end with NUL, as of find -print0.")
@@ -69,6 +77,7 @@ def index(
                 stop.until_asked(files),
                 collection=collection,
                 mode=mode,  # type: ignore[arg-type]  # checked where it is read
+                exif=exif,  # type: ignore[arg-type]  # checked where it is read
                 progress=progress,
                 on_result=on_result,
             )
