@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.backends.types import IndexSpec
-from lookalike.server.domain import NewItem, WriteMode, WriteResult
+from lookalike.server.domain import ExifMode, NewItem, WriteMode, WriteResult
 from lookalike.server.duplicates import Duplicates
 from lookalike.server.embedding import Embedding
 from lookalike.server.ingest import Ingest
@@ -44,6 +44,7 @@ class House:
         mode: WriteMode = WriteMode.UPSERT,
         *,
         bulk: bool = False,
+        exif: ExifMode = ExifMode.NONE,
     ) -> list[WriteResult]:
         """Store items and wait for all; the results in the order of the items."""
         results: dict[int, WriteResult] = {}
@@ -55,7 +56,7 @@ class House:
             if len(results) == len(items):
                 all_done.set()
 
-        self.ingest.submit(collection, items, mode, deadline=None, bulk=bulk, done=done)
+        self.ingest.submit(collection, items, mode, deadline=None, bulk=bulk, done=done, exif=exif)
         assert all_done.wait(60), f"only {len(results)} of {len(items)} are done"
         return [results[i] for i in range(len(items))]
 

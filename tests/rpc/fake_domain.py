@@ -33,6 +33,7 @@ from lookalike.server.domain import (
     CollectionRecord,
     CollectionState,
     Embedded,
+    ExifMode,
     Filter,
     ImageQuery,
     ImageRecord,
@@ -180,7 +181,9 @@ class FakeIngest:
         deadline: float | None,
         bulk: bool,
         done: Callable[[int, WriteResult], None],
+        exif: ExifMode = ExifMode.NONE,
     ) -> None:
+        self.exif = exif
         target = self.library.collection(collection, create=True)
         with self.lock:
             self.submitted.extend(items)

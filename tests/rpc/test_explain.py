@@ -30,8 +30,8 @@ def test_an_explanation_comes_back_whole(server: Server) -> None:
     [
         (pb.ExplainRequest(item_id="i"), "QUERY_MISSING", ""),
         (pb.ExplainRequest(query_item_id="q"), "ID_MISSING", "item_id"),
-        (pb.ExplainRequest(query_item_id="nobody", item_id="i"), "ITEM_NOT_FOUND", ""),
-        (pb.ExplainRequest(query_item_id="q", item_id="nobody"), "ITEM_NOT_FOUND", ""),
+        (pb.ExplainRequest(query_item_id="nobody", item_id="i"), "ITEM_NOT_FOUND", "query_item_id"),
+        (pb.ExplainRequest(query_item_id="q", item_id="nobody"), "ITEM_NOT_FOUND", "item_id"),
         (
             pb.ExplainRequest(
                 query_item_id="q", item_id="i", region=types_pb2.Region(width=2, height=1)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 
-from lookalike.server.domain import Json, Vector
+from lookalike.server.domain import ExifMode, Json, Vector
 
 
-def item_digest(sha256: str, vector: Vector | None, metadata: Json) -> bytes:
+def item_digest(
+    sha256: str, vector: Vector | None, metadata: Json, exif: ExifMode = ExifMode.NONE
+) -> bytes:
     """Return 32 bytes over picture and brought vector, then 32 over the metadata.
+
+    `metadata` as the owner gave it: what EXIF adds follows from the picture and `exif`.
 
     The two halves stand apart so that a change of metadata needs only the old
     digest and the new metadata (`with_metadata`).
@@ -18,6 +22,8 @@ def item_digest(sha256: str, vector: Vector | None, metadata: Json) -> bytes:
     if vector is not None:
         content.update(b"v")
         content.update(vector.astype("<f4").tobytes())
+    if sha256 and exif is not ExifMode.NONE:
+        content.update(f"exif {exif.value}".encode())
     return content.digest() + _metadata_digest(metadata)
 
 

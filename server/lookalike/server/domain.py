@@ -91,6 +91,14 @@ class WriteMode(Enum):
     CREATE_ONLY = "create_only"
 
 
+class ExifMode(Enum):
+    """What to take over from a picture's EXIF data, and its size, into the metadata."""
+
+    NONE = "none"
+    BASIC = "basic"
+    WITH_POSITION = "with_position"
+
+
 class Outcome(Enum):
     CREATED = "created"
     UPDATED = "updated"

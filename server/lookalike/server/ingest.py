@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +26,9 @@ from lookalike.server.collection import Collection
 from lookalike.server.digest import item_digest
 from lookalike.server.domain import (
     Embedded,
+    ExifMode,
     ImageRecord,
+    Json,
     NewItem,
     Outcome,
     ReadyItem,
@@ -35,6 +37,7 @@ from lookalike.server.domain import (
     WriteMode,
     WriteResult,
 )
+from lookalike.server.images import exif
 from lookalike.server.library import Library
 from lookalike.server.pictures import Pictures
 
@@ -51,6 +54,7 @@ class _Task:
     deadline: float | None
     bulk: bool
     finish: Callable[[WriteResult], None]
+    exif: ExifMode = ExifMode.NONE
     sha256: str = ""
     digest: bytes = b""
     image: ImageRecord | None = None
@@ -88,6 +92,7 @@ class Ingest:
         deadline: float | None,
         bulk: bool,
         done: Callable[[int, WriteResult], None],
+        exif: ExifMode = ExifMode.NONE,
     ) -> None:
         """Store items; call `done(i, result)` once for each, from any thread, in any order.
 
@@ -101,7 +106,7 @@ class Ingest:
         target = self._library.collection(collection, create=True)
         ready: list[_Task] = []
         for i, item in enumerate(items):
-            task = _Task(target, item, mode, deadline, bulk, partial(done, i))
+            task = _Task(target, item, mode, deadline, bulk, partial(done, i), exif)
             if (error := self._identify(task)) is not None:
                 task.finish(WriteResult(item.id, Outcome.FAILED, error))
             elif self._takes_turn(task):
@@ -122,7 +127,7 @@ class Ingest:
         except LookalikeError as error:
             return error
         task.item = replace(item, id=item.id or f"sha256:{task.sha256}", vector=vector)
-        task.digest = item_digest(task.sha256, vector, item.metadata)
+        task.digest = item_digest(task.sha256, vector, item.metadata, task.exif)
         return None
 
     # ------------------------------------------------- one id at a time
@@ -211,6 +216,8 @@ class Ingest:
             has_thumbnail=task.thumbnail is not None,
             has_original=retention is Retention.ORIGINAL,
         )
+        if task.exif is not ExifMode.NONE:
+            task.item = replace(item, metadata=_with_exif(item, task.image, task.exif))
         if model is None:
             assert item.vector is not None
             return item.vector
@@ -287,6 +294,17 @@ def _ready(task: _Task, vector: Vector) -> ReadyItem:
         thumbnail=task.thumbnail,
         original=task.item.image if keeps_original else None,
     )
+
+
+def _with_exif(item: NewItem, image: ImageRecord, mode: ExifMode) -> Json:
+    """Return the item's metadata with what its picture says; what it brings goes first."""
+    assert item.image is not None
+    own = item.metadata.get("exif", {})
+    if not isinstance(own, Mapping):
+        return item.metadata
+    found = exif.read(item.image, position=mode is ExifMode.WITH_POSITION)
+    size = {"width": float(image.width), "height": float(image.height)}
+    return {**item.metadata, "exif": {**found, **size, **own}}
 
 
 def _as_domain(error: BaseException) -> LookalikeError:

@@ -31,7 +31,7 @@ def read(data: bytes) -> Header:
     orientation = 0
     pos = 2
     for _ in range(_MAX_SEGMENTS):
-        pos, marker, body = _segment(data, pos)
+        pos, marker, body = segment(data, pos)
         if marker in _BARE:
             continue
         whole = data[pos - len(body) - 4 : pos]
@@ -53,7 +53,7 @@ def read(data: bytes) -> Header:
     return _header(data, first_scan, frame, body, kept, orientation or 1)
 
 
-def _segment(data: bytes, pos: int) -> tuple[int, int, bytes]:
+def segment(data: bytes, pos: int) -> tuple[int, int, bytes]:
     """Return (the position behind, marker, body) of the next segment at or after `pos`."""
     fill = _FILL.search(data, pos)
     if fill is None or fill.end() >= len(data):

@@ -22,7 +22,7 @@ def read(data: bytes) -> Header:
     pixels: list[memoryview] = []
     orientation = 1
     closed = False
-    for kind, start, end in _chunks(data):
+    for kind, start, end in chunks(data):
         if kind == b"IDAT" and not closed:
             pixels.append(memoryview(data)[start:end])
             continue
@@ -47,7 +47,7 @@ def _ihdr(data: bytes) -> tuple[int, ...]:
     return struct.unpack_from(">IIBBBBB", data, 16)
 
 
-def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+def chunks(data: bytes) -> list[tuple[bytes, int, int]]:
     """Return (kind, start, end) of every chunk behind IHDR; the last may be cut short."""
     found = []
     pos = 33

@@ -19,7 +19,7 @@ def read(data: bytes) -> Header:
     kept: list[bytes] = []
     pixels = False
     orientation = 1
-    for kind, start, end in _chunks(data):
+    for kind, start, end in chunks(data):
         whole = data[start - 8 : end] + b"\0" * (end - start & 1)
         if kind == b"EXIF":
             orientation = exif_orientation(data[start:end])
@@ -42,7 +42,7 @@ def read(data: bytes) -> Header:
     return Header("WEBP", width, height, essence, BYTES_PER_PIXEL, orientation)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, start, end) of the chunks; a last one cut short is left out."""
     end = 8 + struct.unpack_from("<I", data, 4)[0]
     if end > len(data):

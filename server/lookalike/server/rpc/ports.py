@@ -18,6 +18,7 @@ from lookalike.server.domain import (
     CollectionConfig,
     CollectionInfo,
     Embedded,
+    ExifMode,
     Filter,
     ImageQuery,
     Item,
@@ -79,6 +80,7 @@ class Ingest(Protocol):
         deadline: float | None,
         bulk: bool,
         done: Callable[[int, WriteResult], None],
+        exif: ExifMode = ExifMode.NONE,
     ) -> None: ...
 
 

@@ -31,7 +31,7 @@ from lookalike.backends.errors import (
     TooManyUploads,
     UploadNotStarted,
 )
-from lookalike.server.domain import NewItem, Outcome, WriteMode, WriteResult
+from lookalike.server.domain import ExifMode, NewItem, Outcome, WriteMode, WriteResult
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.chunks import (
     Assembly,
@@ -42,7 +42,7 @@ from lookalike.server.rpc.chunks import (
 )
 from lookalike.server.rpc.ledger import Ledger
 from lookalike.server.rpc.ports import Ingest, Library
-from lookalike.server.rpc.wire import WRITE_MODES, check_batch, read_enum, read_name
+from lookalike.server.rpc.wire import EXIF_MODES, WRITE_MODES, check_batch, read_enum, read_name
 from lookalike.server.rpc.wire_items import read_item, read_sha256, short_id
 from lookalike.v1 import index_service_pb2 as pb
 
@@ -135,6 +135,7 @@ class _Reader:
         self._ledger = ledger
         self._collection = ""
         self._mode = WriteMode.UPSERT
+        self._exif = ExifMode.NONE
         self._last_seq = 0
         self._chunked = Assembly(limits, budget)
 
@@ -167,6 +168,7 @@ class _Reader:
         start = message.start
         self._collection = read_name(start.collection, "start.collection")
         self._mode = read_enum(start.write_mode, WRITE_MODES, "start.write_mode")
+        self._exif = read_enum(start.exif, EXIF_MODES, "start.exif")
         self._library.collection(self._collection, create=True)
         self._ledger.failures_only = start.failures_only
         self._ledger.start(
@@ -315,6 +317,7 @@ class _Reader:
                 deadline=None,
                 bulk=True,
                 done=partial(self._done, seqs),
+                exif=self._exif,
             )
         except Exception:
             self._ledger.forget(seqs)

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lookalike.backends.errors import BatchTooLarge, InputsEmpty, InvalidArgument
 from lookalike.backends.types import Metric
-from lookalike.server.domain import DEFAULT_COLLECTION, Retention, View, WriteMode
+from lookalike.server.domain import DEFAULT_COLLECTION, ExifMode, Retention, View, WriteMode
 from lookalike.server.limits import Limits, check_metadata
 from lookalike.v1 import index_service_pb2, types_pb2
 
@@ -41,6 +41,12 @@ WRITE_MODES = {
     index_service_pb2.WRITE_MODE_UPSERT: WriteMode.UPSERT,
     index_service_pb2.WRITE_MODE_SKIP_EXISTING: WriteMode.SKIP_EXISTING,
     index_service_pb2.WRITE_MODE_CREATE_ONLY: WriteMode.CREATE_ONLY,
+}
+EXIF_MODES = {
+    index_service_pb2.EXIF_MODE_UNSPECIFIED: ExifMode.NONE,
+    index_service_pb2.EXIF_MODE_NONE: ExifMode.NONE,
+    index_service_pb2.EXIF_MODE_BASIC: ExifMode.BASIC,
+    index_service_pb2.EXIF_MODE_WITH_POSITION: ExifMode.WITH_POSITION,
 }
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")

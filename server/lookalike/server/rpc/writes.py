@@ -11,7 +11,7 @@ from lookalike.backends.errors import Cancelled, DeadlineExceeded, LookalikeErro
 from lookalike.server.domain import NewItem, Outcome, WriteResult
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.ports import Ingest
-from lookalike.server.rpc.wire import WRITE_MODES, check_batch, read_enum, read_name
+from lookalike.server.rpc.wire import EXIF_MODES, WRITE_MODES, check_batch, read_enum, read_name
 from lookalike.server.rpc.wire_items import read_item, short_id, write_result
 from lookalike.v1 import index_service_pb2 as pb
 
@@ -61,6 +61,7 @@ def upsert(
     check_batch(len(request.items), limits.max_batch_size, "items")
     name = read_name(request.collection, "collection")
     mode = read_enum(request.write_mode, WRITE_MODES, "write_mode")
+    exif = read_enum(request.exif, EXIF_MODES, "exif")
     results = _Results(len(request.items))
     good: list[tuple[int, NewItem]] = []
     for i, message in enumerate(request.items):
@@ -77,6 +78,7 @@ def upsert(
             deadline=deadline,
             bulk=False,
             done=lambda j, result: results.put(good[j][0], result),
+            exif=exif,
         )
     if not results.wait(deadline):
         if results.cancelled and time.monotonic() < deadline:
