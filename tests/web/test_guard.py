@@ -124,7 +124,7 @@ def drain(settings: Settings, messages: list[Message | float], length: str = "")
     async def read() -> list[Message]:
         headers = Headers({"content-length": length} if length else {})
         body = _Body(receive, "/v1/search", headers, settings)
-        got = []
+        got: list[Message] = []
         while not got or got[-1].get("more_body"):
             got.append(await body.receive())
         return got

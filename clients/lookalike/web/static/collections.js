@@ -7,10 +7,10 @@ import { recountFacets, setCollection } from "./filters.js";
 
 const CALM_MS = 6000;
 const BUSY_MS = 1500;
-let collections = [];
+let collections = null; // not heard yet
 let timer = 0;
 
-export const currentCollection = () => collections.find((one) => one.name === state.collection);
+export const currentCollection = () => collections?.find((one) => one.name === state.collection);
 
 export function mountCollections() {
   $("collection").addEventListener("change", () => {
@@ -34,9 +34,10 @@ export async function poll() {
   if (!document.hidden) timer = setTimeout(poll, isBusy() ? BUSY_MS : CALM_MS);
 }
 
-const isBusy = () => collections.some((one) => one.state !== "ready" || one.index_status?.building);
+const isBusy = () => !collections || collections.some((one) => one.state !== "ready" || one.index_status?.building);
 
 function present() {
+  if (!collections) return;
   const select = $("collection");
   const names = collections.map((one) => one.name);
   if (!names.includes(state.collection)) names.unshift(state.collection);

@@ -8,6 +8,7 @@ const MOST_FIELDS = 6;
 const MOST_VALUES = 10;
 let counted = ""; // what the shown facets were counted for
 let isMissing = false;
+let itemCount = 0;
 
 export function mountFilters() {
   $("rate").addEventListener("input", () => sayRate(Number($("rate").value)));
@@ -34,6 +35,7 @@ export function showWhereError(message) {
 
 // What the collection can: strictness needs its scores to be calibrated.
 export function setCollection(collection) {
+  itemCount = collection?.item_count ?? 0;
   const rates = collection?.calibration?.false_match_rates ?? [];
   const can = rates.length > 0;
   $("rate").disabled = !can;
@@ -81,7 +83,8 @@ export function recountFacets() {
   countFacets();
 }
 
-const isUseful = (field) => field.values.length > 1;
+// A value that all items have tells none of them apart.
+const isUseful = (field) => field.values.length > 1 || field.values[0]?.count < itemCount;
 
 function facet(field) {
   const option = ({ value, count }) => {
