@@ -347,7 +347,7 @@ def test_serve_and_config_become_the_server(
     monkeypatch.setattr("os.execv", execv)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     for args in (
-        ["serve", "--data", "x", "--help", "--whatever=1"],
+        ["serve", "--data", "x", "--whatever=1"],
         ["config", "show", "--origin"],
     ):
         with pytest.raises(SystemExit):
