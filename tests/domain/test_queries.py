@@ -119,6 +119,18 @@ def test_one_part_is_the_query_itself(metric: Metric, tmp_path: Path) -> None:
             assert a.score == pytest.approx(b.score, rel=1e-5)
 
 
+@pytest.mark.parametrize("metric", list(Metric))
+def test_a_long_vector_counts_no_more_than_a_short_one(metric: Metric, tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        plane(house, metric)
+        sums = mixed((VectorQuery(at(0, 1.9)), 1.0), (VectorQuery(at(90, 0.1)), 1.0))
+        found = find(house, sums, limit=2)
+        assert ids(found)[0] == "45"
+        # where lengths matter, the sum has the mean one: here 1, as the items have
+        best = {Metric.COSINE: 1.0, Metric.DOT: 1.0, Metric.L2: 0.0}[metric]
+        assert found.matches[0].score == pytest.approx(best, abs=1e-5)
+
+
 def test_a_sum_agrees_with_one_made_by_hand(tmp_path: Path) -> None:
     seed = 3
     print(f"seed {seed}")
@@ -186,6 +198,14 @@ def test_an_error_names_its_part(
         with pytest.raises(error) as caught:
             find(house, mixed((at(0), 1.0), (part, 1.0)))
         assert caught.value.field == field
+
+
+def test_a_picture_for_a_collection_without_a_model_is_blamed(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        plane(house)
+        with pytest.raises(FailedPrecondition, match="Send a vector") as caught:
+            find(house, mixed((at(0), 1.0), (ImageQuery(jpeg(1)), 1.0)))
+        assert caught.value.field == "parts[1].image"
 
 
 def test_a_vector_without_direction_is_no_part_of_a_sum(tmp_path: Path) -> None:
@@ -404,6 +424,8 @@ def shelf(house: House, *items: tuple[str, float, str | None]) -> None:
     house.library.create_collection(
         CollectionConfig("v", model="none", dimension=2), exist_ok=False
     )
+    if not items:
+        return
     house.put(
         [
             NewItem(name, vector=at(degrees), metadata={"brand": brand} if brand else {})
@@ -557,6 +579,17 @@ def test_equal_scores_go_by_id(tmp_path: Path) -> None:
             assert ids(find(house, EAST, **options)) == list("abcde")
         [match] = find(house, EAST, fold_duplicates=True).matches
         assert (match.item.id, match.duplicates) == ("a", ("b", "c", "d", "e"))
+
+
+def test_nothing_is_put_in_order_too(tmp_path: Path) -> None:
+    every: dict[str, Any] = {"group_by": "brand", "fold_duplicates": True, "diversity": 0.5}
+    with open_house(tmp_path) as house:
+        shelf(house)
+        assert find(house, EAST, **every).matches == []
+        house.put([NewItem("a", vector=at(90))], "v")
+        assert find(house, EAST, min_score=0.5, **every).matches == []
+        assert find(house, ItemQuery("a"), **every).matches == []
+        assert ids(find(house, EAST, **every)) == ["a"]
 
 
 def test_every_view_shows_what_it_should_after_ordering(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def _blaming(i: int, part: Part) -> Iterator[None]:
     try:
         yield
     except LookalikeError as error:
-        if isinstance(error, InvalidArgument | NotFound | ModelLacksModality):
+        if error.field or isinstance(error, InvalidArgument | NotFound | ModelLacksModality):
             name = "region" if error.field == "region" else _FIELDS[type(part.input)]
             error.field = f"parts[{i}].{name}"
         raise

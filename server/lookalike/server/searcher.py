@@ -51,8 +51,9 @@ class _Asked:
     @property
     def kind(self) -> object:
         """Equal for those that meet the index as one matrix."""
-        o = self.options
-        return (self.collection.number, o.filter, o.view, o.params, self.wanted.pool)
+        o, wanted = self.options, self.wanted
+        pool = wanted.pool if wanted.is_ranked else 0  # plain ones take the best of one matrix
+        return (self.collection.number, o.filter, o.view, o.params, pool)
 
 
 class Searcher:
@@ -200,7 +201,7 @@ def _timed(
         answer,
         truncated=asked.ready.truncated,
         decode_ms=shares[Work.DECODE],
-        queue_ms=vector_s * 1e3 - sum(shares.values()) + waited_s * 1e3,
+        queue_ms=max(0.0, vector_s * 1e3 - sum(shares.values())) + waited_s * 1e3,
         embed_ms=shares[Work.EMBED],
         fetch_ms=answer.fetch_ms + shares[Work.FETCH],
         rank_ms=answer.rank_ms + shares[Work.RANK],
