@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from lookalike.server.domain import (
 )
 from lookalike.server.embedding import Embedding
 from lookalike.server.folding import NEAR
+from lookalike.server.judging import Judge
 from lookalike.server.limits import Limits
 from lookalike.server.pictures import Pictures
 from lookalike.server.searcher import Searcher
@@ -681,6 +683,24 @@ def test_a_rate_without_a_calibration_is_refused(judge: Ruler | None, tmp_path: 
         with pytest.raises(FailedPrecondition, match="too few items") as caught:
             find(house, EAST, max_false_match_rate=0.1)
         assert caught.value.field == "max_false_match_rate"
+
+
+def test_all_who_ask_first_for_a_rate_get_it(tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        rows = np.random.default_rng(4).normal(size=(400, 8)).astype(np.float32)
+        house.library.create_collection(
+            CollectionConfig("v", model="none", dimension=8), exist_ok=False
+        )
+        house.put([NewItem(f"{i}", vector=row) for i, row in enumerate(rows)], "v")
+        house.searcher._judge = Judge()
+        with ThreadPoolExecutor(8) as pool:
+            answers = [
+                pool.submit(find, house, VectorQuery(rows[0]), max_false_match_rate=0.1, limit=400)
+                for _ in range(8)
+            ]
+        found = {tuple(ids(answer.result())) for answer in answers}
+        assert len(found) == 1
+        assert 4 < len(found.pop()) < 150
 
 
 def test_a_rate_for_a_sum_is_refused(tmp_path: Path) -> None:

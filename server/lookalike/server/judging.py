@@ -67,7 +67,7 @@ class Judge:
         """Return what scores mean in the collection; None where there are too few items.
 
         Learned by the caller that finds it missing or outdated, within about a second;
-        others get the old one meanwhile, or None.
+        others get the old one meanwhile, or wait for it where there is none.
         """
         number, space = collection.number, collection.record.space
         known = self._learned.get(number)
@@ -79,9 +79,12 @@ class Judge:
             known = None
         with self._guard:
             lock = self._locks.setdefault(number, threading.Lock())
-        if not lock.acquire(blocking=False):
+        if not lock.acquire(blocking=known is None):
             return known.calibration if known else None
         try:
+            meanwhile = self._learned.get(number)
+            if known is None and meanwhile is not None and meanwhile.space == space:
+                return meanwhile.calibration
             learned = self._learn(collection, count, space)
             self._learned[number] = learned
             return learned.calibration
