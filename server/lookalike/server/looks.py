@@ -29,6 +29,8 @@ _COARSE = 40
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CONTRAST = 50.0
 """Greys are scaled to this standard deviation, which undoes "darker" and "brighter"."""
+_SMALL = 200_000
+"""Multiplications of one product; OpenBLAS takes more threads from 262 144 on."""
 _FRAMES, _LEAST = 3, 24
 """Borders that may lie within each other, and pixels of a side that must be left."""
 _FLAT = 6.0
@@ -44,7 +46,8 @@ class Look:
 
     def __init__(self, image: RgbImage) -> None:
         stride = max(1, max(image.shape[:2]) // (4 * SIDE))
-        grey = _unframed(image[::stride, ::stride] @ _LUMA)
+        red, green, blue = np.moveaxis(image[::stride, ::stride], 2, 0)
+        grey = _unframed(red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2])
         height, width = grey.shape
         scale = SIDE / max(height, width)
         shape = max(8, round(height * scale)), max(8, round(width * scale))
@@ -118,7 +121,20 @@ def sample(grey: Grey, box: Box, shape: Shape) -> Grey:
         else _weights(length, start, stop, count)
         for length, start, stop, count in axes
     )
-    return np.asarray((rows @ grey) @ columns.T, np.float32)
+    return _times(_times(rows, grey), columns.T)
+
+
+def _times(left: Grey, right: Grey) -> Grey:
+    """Multiply (m, k) by (k, n) in pieces that BLAS leaves on the thread that asks.
+
+    For whole matrices of this size it wakes its own threads, which costs more than it
+    gains: pictures are compared on as many threads as there are cores.
+    """
+    product = np.empty((len(left), right.shape[1]), np.float32)
+    step = max(1, _SMALL // right.size)
+    for start in range(0, len(left), step):
+        np.matmul(left[start : start + step], right, out=product[start : start + step])
+    return product
 
 
 @lru_cache(maxsize=256)
@@ -139,7 +155,7 @@ def _weights(length: int, start: float, stop: float, count: int) -> Grey:
 def blur(grey: Grey, radius: int) -> Grey:
     """Return the means of squares of 2 * radius + 1 px; the border counts more often."""
     across, along = _band(grey.shape[0], radius), _band(grey.shape[1], radius)
-    return np.asarray((across @ grey) @ along.T, np.float32)
+    return _times(_times(across, grey), along.T)
 
 
 @lru_cache(maxsize=512)
