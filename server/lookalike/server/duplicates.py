@@ -27,9 +27,9 @@ from lookalike.server.same_picture import is_same
 
 NEAR_RATE: Final = 1e-6
 """At most so many unrelated pairs score as high as near-duplicates by vectors alone."""
-_NEIGHBOURS: Final = 11
-"""Candidates of each item, itself among them. Of many copies each finds some, and the
-groups join them."""
+_NEIGHBOURS: Final = 6
+"""Candidates of each item, itself among them: no altered copy had more pictures before its
+original. Of many copies each finds some, and the groups join them."""
 _BATCH: Final = 256
 """Items whose vectors are searched with at a time: 32 MiB at the most numbers."""
 _LOOKS: Final = 512
