@@ -46,11 +46,13 @@ def _group(number: int, group: DuplicateGroup, thumbnails: Thumbnails, collectio
 
 
 def _card(member: DuplicateMember, thumbnails: Thumbnails, collection: str) -> str:
-    score = f"<b>{member.score:.3f}</b>" if member.kind else "<b>keep</b>"
-    meaning = f'<span class="dim">{text(meaning_of_duplicate(member.kind))}</span>'
+    worth = "<b>keep</b>"
+    if member.kind:
+        meaning = text(meaning_of_duplicate(member.kind))
+        worth = f'<b>{member.score:.3f}</b><span class="dim">{meaning}</span>'
     return (
         f"<li>{well(thumbnails.uri(member.id, collection), member.id)}"
-        f'<div class="text"><div class="score">{score}{meaning}</div>'
+        f'<div class="text"><div class="score">{worth}</div>'
         f'<div>{text(member.id)}</div><div class="dim">{_facts(member.image)}</div></div></li>'
     )
 
