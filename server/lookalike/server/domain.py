@@ -58,6 +58,8 @@ class CollectionConfig:
     """None: the server's default."""
     dimension: int = 0
     retention: Retention = Retention.THUMBNAIL
+    indexed_fields: tuple[str, ...] = ()
+    """Metadata fields, as conditions name them, that filters find by an index."""
 
 
 @dataclass(frozen=True, slots=True)

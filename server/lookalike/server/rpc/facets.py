@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from google.protobuf.struct_pb2 import Value
 
-from lookalike.backends.errors import BatchTooLarge, InvalidArgument
+from lookalike.backends.errors import InvalidArgument
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.ports import Facets
-from lookalike.server.rpc.wire import read_count, read_name
+from lookalike.server.rpc.wire import check_fields, read_count, read_field, read_name
 from lookalike.server.rpc.wire_filters import read_filter
 from lookalike.v1 import search_service_pb2 as pb
 
@@ -47,29 +45,6 @@ def count_values(
             for found in counted
         ]
     )
-
-
-def check_fields(fields: Sequence[str], limits: Limits, at: str) -> Sequence[str]:
-    """Return the names of fields if there are not too many. Raises BatchTooLarge."""
-    if len(fields) > limits.max_fields:
-        raise BatchTooLarge(
-            f"{at} has {len(fields)} names; {limits.max_fields} is the most.",
-            field=at,
-            limit=limits.max_fields,
-        )
-    return fields
-
-
-def read_field(name: str, limits: Limits, at: str) -> str:
-    """Return the dotted path of a metadata field. Raises InvalidArgument."""
-    if not name or name.startswith("@") or "\0" in name:
-        raise InvalidArgument(
-            f'A field of the metadata is a path such as "camera.model"; {name[:80]!r} is none.',
-            field=at,
-        )
-    if len(name.encode()) > limits.max_metadata_bytes:
-        raise InvalidArgument("The field's name is longer than any metadata can be.", field=at)
-    return name
 
 
 def _value(value: str | float | bool) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.struct_pb2 import Struct, Value
@@ -102,6 +102,29 @@ def check_batch(count: int, most: int, field: str) -> None:
             field=field,
             limit=most,
         )
+
+
+def check_fields(fields: Sequence[str], limits: Limits, at: str) -> Sequence[str]:
+    """Return the names of fields if there are not too many. Raises BatchTooLarge."""
+    if len(fields) > limits.max_fields:
+        raise BatchTooLarge(
+            f"{at} has {len(fields)} names; {limits.max_fields} is the most.",
+            field=at,
+            limit=limits.max_fields,
+        )
+    return fields
+
+
+def read_field(name: str, limits: Limits, at: str) -> str:
+    """Return the dotted path of a metadata field. Raises InvalidArgument."""
+    if not name or name.startswith("@") or "\0" in name:
+        raise InvalidArgument(
+            f'A field of the metadata is a path such as "camera.model"; {name[:80]!r} is none.',
+            field=at,
+        )
+    if len(name.encode()) > limits.max_metadata_bytes:
+        raise InvalidArgument("The field's name is longer than any metadata can be.", field=at)
+    return name
 
 
 def read_json(struct: Struct, field: str) -> tuple[dict[str, object], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lookalike.backends.engine.base import EngineStats
@@ -29,7 +29,9 @@ from lookalike.server.rpc.status import code_number, code_of_reason
 from lookalike.server.rpc.wire import (
     METRICS,
     RETENTIONS,
+    check_fields,
     read_enum,
+    read_field,
     read_json,
     read_name,
     write_enum,
@@ -82,7 +84,25 @@ def read_collection(
         index=index,
         dimension=message.dimension,
         retention=read_enum(message.image_retention, RETENTIONS, f"{at}.image_retention"),
+        indexed_fields=_read_indexed(message.indexed_fields, limits, f"{at}.indexed_fields"),
     )
+
+
+def _read_indexed(names: Sequence[str], limits: Limits, at: str) -> tuple[str, ...]:
+    fields = tuple(
+        read_field(name, limits, f"{at}[{i}]")
+        for i, name in enumerate(check_fields(names, limits, at))
+    )
+    for i, name in enumerate(fields):
+        if len(name.encode()) > limits.max_id_bytes:
+            raise InvalidArgument(
+                f"The name of an indexed field has at most {limits.max_id_bytes} bytes.",
+                field=f"{at}[{i}]",
+                limit=limits.max_id_bytes,
+            )
+        if name in fields[:i]:
+            raise InvalidArgument(f"{name!r} is named twice; once is enough.", field=f"{at}[{i}]")
+    return fields
 
 
 def _check_dimension(message: pb.Collection, limits: Limits, at: str) -> None:
@@ -154,6 +174,7 @@ def write_collection(info: CollectionInfo, calibration: Calibration | None = Non
         model_fingerprint=record.space,
         state=_STATES[info.state],
         item_count=info.item_count,
+        indexed_fields=config.indexed_fields,
         create_time=write_time(record.create_time),
         index_status=None if info.stats is None else _write_stats(info.stats),
         calibration=None if calibration is None else _write_calibration(calibration),

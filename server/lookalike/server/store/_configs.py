@@ -40,6 +40,7 @@ def _encode_config(config: CollectionConfig) -> str:
             "index": None if config.index is None else _encode_index(config.index),
             "dimension": config.dimension,
             "retention": config.retention.value,
+            "indexed_fields": config.indexed_fields,
         },
         ensure_ascii=False,
         sort_keys=True,
@@ -82,6 +83,7 @@ def to_collection(row: Sequence[Any]) -> CollectionRecord:
             index=None if index is None else _decode_index(index),
             dimension=fields["dimension"],
             retention=Retention(fields["retention"]),
+            indexed_fields=tuple(fields.get("indexed_fields", ())),  # younger than the format
         ),
         space=space,
         create_time=create_us / 1e6,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 from lookalike.server.domain import Filter
-from lookalike.server.store._filters import json_path, to_sql
+from lookalike.server.store._filters import json_path, of_collection, to_sql
 
 Scalar: TypeAlias = str | float | bool
 ValueCounts: TypeAlias = tuple[list[tuple[Scalar, int]], int]
@@ -15,21 +16,23 @@ _BOOLEAN, _NUMBER, _TEXT = 0, 1, 2
 """Kinds of values, in the order of equal counts."""
 
 
-def count_values(number: int, where: Filter, field: str, count: int) -> tuple[str, list[Any]]:
+def count_values(
+    number: int, where: Filter, field: str, count: int, indexed: Collection[str] = ()
+) -> tuple[str, list[Any]]:
     """Return SQL and parameters; `read_counts` reads its rows. Raises FilterInvalid.
 
     The first row is (items that have the field, None, None), the others are
     (items, kind, value). Elements of lists count one by one, each once for an item;
     what is null or an object does not.
     """
-    params: list[Any] = [number, json_path(field), count]
-    passes = to_sql(where, params)
+    params: list[Any] = [json_path(field), count]
+    passes = to_sql(where, params, indexed)
     # json_each would take an object apart into its members.
     sql = f"""
         WITH fields AS MATERIALIZED (
-            SELECT i.key AS key, i.metadata -> ?2 AS found, json_type(i.metadata, ?2) AS type
+            SELECT i.key AS key, i.metadata -> ?1 AS found, json_type(i.metadata, ?1) AS type
             FROM items AS i
-            WHERE i.collection = ?1 AND {passes} AND type != 'null'
+            WHERE {of_collection(number, where, indexed)} AND {passes} AND type != 'null'
         ), atoms AS (
             SELECT fields.key AS key,
                 CASE WHEN e.type IN ('true', 'false') THEN {_BOOLEAN}
@@ -42,7 +45,7 @@ def count_values(number: int, where: Filter, field: str, count: int) -> tuple[st
         UNION ALL
         SELECT * FROM (
             SELECT count(DISTINCT key) AS items, kind, value FROM atoms
-            GROUP BY kind, value ORDER BY items DESC, kind, value LIMIT ?3
+            GROUP BY kind, value ORDER BY items DESC, kind, value LIMIT ?2
         )"""
     return sql, params
 

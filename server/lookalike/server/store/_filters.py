@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,6 +22,8 @@ from lookalike.backends.errors import FilterInvalid
 from lookalike.server.domain import Condition, Filter, Test
 
 _ORDER = {Test.LT: "<", Test.LTE: "<=", Test.GT: ">", Test.GTE: ">="}
+_AFTER_TEXTS = "x''"
+"""The smallest blob: SQLite puts blobs behind texts, and texts behind numbers."""
 _TIME_COLUMNS = {"@create_time": "i.create_us", "@update_time": "i.update_us"}
 _TIMESTAMP = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -39,12 +41,81 @@ class _Field:
     is_time: bool = False
 
 
-def to_sql(where: Filter, params: list[apsw.SQLiteValue | apsw.CArrayBinding]) -> str:
+def to_sql(
+    where: Filter,
+    params: list[apsw.SQLiteValue | apsw.CArrayBinding],
+    indexed: Collection[str] = (),
+) -> str:
     """Return an expression over the table `items AS i`; its values are added to `params`.
 
-    Raises FilterInvalid for what no filter can mean.
+    `indexed` are the fields with an index in the collection; `of_collection` of the same
+    filter and fields lets SQLite use them. Raises FilterInvalid for what no filter can mean.
     """
-    return _Translation(params).filter(where)
+    return _Translation(params, frozenset(indexed)).filter(where)
+
+
+def of_collection(number: int, where: Filter, indexed: Collection[str] = ()) -> str:
+    """Return the condition that items are of a collection.
+
+    Written so that SQLite takes the index over a field where one helps, and the index
+    by collection elsewhere: it knows no statistics, and would often take the latter.
+    """
+    if _is_found(where, frozenset(indexed)):
+        return owned_by(number, "i.collection")
+    return f"i.collection = {number:d}"
+
+
+def owned_by(number: int, column: str) -> str:
+    """Return the condition under which an item is in the field indexes of a collection.
+
+    Without the sum, SQLite could use the index by collection for it. Not with a
+    parameter, for it has to see that the index's own condition is the same.
+    """
+    return f"{column} + 0 = {number:d}"
+
+
+def _is_found(where: Filter, indexed: frozenset[str]) -> bool:
+    """Say whether an index leads to all items that pass."""
+    if any(_leads(part, indexed) for part in where.all):
+        return True
+    # Of several alternatives, SQLite would read a whole index instead.
+    return len(where.any) == 1 and _leads(where.any[0], indexed)
+
+
+def _leads(part: Condition | Filter, indexed: frozenset[str]) -> bool:
+    if isinstance(part, Filter):
+        return _is_found(part, indexed)
+    if part.field not in indexed:
+        return False
+    operand = part.operand
+    match part.test:
+        case Test.EQ:
+            return isinstance(operand, bool | int | float | str)
+        case Test.LT | Test.LTE | Test.GT | Test.GTE:
+            return isinstance(operand, int | float | str) and not isinstance(operand, bool)
+        case Test.ANY_OF:
+            return bool(operand) and None not in _values(operand)
+        case Test.STARTS_WITH:
+            return isinstance(operand, str)
+    return False
+
+
+def field_key(name: str, metadata: str) -> str:
+    """Return the expression that a field is indexed by; null for lists, objects, nothing.
+
+    In an index, numbers come first, as doubles, then texts, then blobs, which false and
+    true are made to. The path stands in it as text, for SQLite compares expressions to
+    find an index. Damaged metadata has no key, so that its row can still be deleted.
+    Raises FilterInvalid.
+    """
+    path = "'" + json_path(name).replace("'", "''") + "'"
+    value = f"json_extract({metadata}, {path})"
+    return (
+        f"CASE WHEN json_valid({metadata}) THEN CASE json_type({metadata}, {path}) "
+        f"WHEN 'text' THEN {value} WHEN 'real' THEN {value} "
+        f"WHEN 'integer' THEN CAST({value} AS REAL) WHEN 'true' THEN x'01' "
+        "WHEN 'false' THEN x'00' END END"
+    )
 
 
 def json_path(name: str) -> str:
@@ -72,8 +143,11 @@ def canonical_time(text: str) -> str:
 
 
 class _Translation:
-    def __init__(self, params: list[apsw.SQLiteValue | apsw.CArrayBinding]) -> None:
+    def __init__(
+        self, params: list[apsw.SQLiteValue | apsw.CArrayBinding], indexed: frozenset[str]
+    ) -> None:
         self._params = params
+        self._indexed = indexed
 
     def filter(self, where: Filter) -> str:
         parts = [self._part(part) for part in where.all]
@@ -85,6 +159,8 @@ class _Translation:
     def _part(self, part: Condition | Filter) -> str:
         if isinstance(part, Filter):
             return self.filter(part)
+        if _leads(part, self._indexed):
+            return self._by_key(part)
         field = self._field(part.field)
         operand = part.operand
         match part.test:
@@ -199,6 +275,65 @@ class _Translation:
         # Of an empty blob, substr makes NULL.
         start = f"ifnull(substr(CAST({field.value} AS BLOB), 1, {len(prefix)}), x'')"
         return f"({field.type} = 'text' AND {start} = {self._bind(prefix)})"
+
+    def _by_key(self, part: Condition) -> str:
+        """Test an indexed field by what its index holds: its row is not looked at."""
+        key, operand = field_key(part.field, "i.metadata"), part.operand
+        match part.test:
+            case Test.ANY_OF:
+                test = f"{key} IN ({self._keys(_values(operand))})"
+            case Test.STARTS_WITH:
+                assert isinstance(operand, str)
+                behind = _behind(operand)
+                end = self._bind(behind) if behind else _AFTER_TEXTS
+                test = f"{key} >= {self._bind(operand)} AND {key} < {end}"
+            case Test.EQ:
+                test = f"{key} = {self._key(operand)}"
+            case _:
+                test = f"{key} {_ORDER[part.test]} {self._key(operand)}"
+                if part.test in (Test.GT, Test.GTE):
+                    after = _AFTER_TEXTS if isinstance(operand, str) else "''"
+                    test += f" AND {key} < {after}"
+                elif isinstance(operand, str):
+                    test += f" AND {key} >= ''"
+        return f"({key} IS NOT NULL AND {test})"
+
+    def _key(self, operand: object) -> str:
+        match operand:
+            case bool():
+                return f"x'{operand:02d}'"
+            case int() | float():
+                return self._bind(_number(operand))
+            case _:
+                return self._bind(str(operand))
+
+    def _keys(self, values: Sequence[object]) -> str:
+        """Return a SELECT of all: there may be more of them than parameters."""
+        texts = [value for value in values if isinstance(value, str)]
+        parts = [
+            f"SELECT {self._key(value)}" for value in {v for v in values if isinstance(v, bool)}
+        ]
+        numbers = [
+            _number(value)
+            for value in values
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        if texts:
+            listed = self._bind(json.dumps(texts, ensure_ascii=False))
+            parts.append(f"SELECT value FROM json_each({listed})")
+        if numbers:
+            array = self._bind(apsw.carray(np.array(numbers, np.float64)))
+            parts.append(f"SELECT value FROM carray({array})")
+        return " UNION ALL ".join(parts)
+
+
+def _behind(prefix: str) -> str:
+    """Return the first text behind all that begin so; "" if there is none."""
+    prefix = prefix.rstrip("\U0010ffff")
+    if not prefix:
+        return ""
+    following = ord(prefix[-1]) + 1
+    return prefix[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
 def _number(operand: float) -> float:

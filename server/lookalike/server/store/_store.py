@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from lookalike.server.store._connect import (
 )
 from lookalike.server.store._errors import damaged_file
 from lookalike.server.store._facets import ValueCounts, count_values, read_counts
-from lookalike.server.store._filters import to_sql
+from lookalike.server.store._filters import of_collection, to_sql
 from lookalike.server.store._mark import Mark
 from lookalike.server.store._rows import (
     COLUMNS,
@@ -53,6 +54,7 @@ Items: TypeAlias = list[Item]
 Rows: TypeAlias = list[Row]
 Collections: TypeAlias = list[CollectionRecord]
 JobList: TypeAlias = list[Job]
+Params: TypeAlias = list[Any]
 
 _VECTOR_CHUNK_BYTES = 8 * 2**20
 
@@ -81,6 +83,7 @@ class Store:
         are done. What it raises is logged, no more: the commit stands."""
         self._lock_file = lock_file
         self._closed = False
+        self._indexed_fields: dict[int, frozenset[str]] = {}
         path = _database(directory)
         meta = read_meta(db)
         self.uuid = meta.uuid
@@ -175,18 +178,19 @@ class Store:
 
     def list(self, number: int, where: Filter, after_id: str, count: int, view: View) -> Items:
         """Return at most `count` items that pass, by id in byte order, behind `after_id`."""
-        params: list[Any] = [number, after_id, count]
+        params: list[Any] = [after_id, count]
         passes = to_sql(where, params)
-        condition = (
-            f"i.collection = ?1 AND i.id > ?2 AND {passes} ORDER BY i.collection, i.id LIMIT ?3"
+        condition = (  # in order of the ids, so that a page costs no more than it shows
+            f"i.collection = {number:d} AND i.id > ?1 AND {passes} "
+            "ORDER BY i.collection, i.id LIMIT ?2"
         )
         return self._items("items AS i", condition, params, view)
 
     def count(self, number: int, where: Filter) -> int:
         """Count the items that pass. Raises FilterInvalid."""
-        params: list[Any] = [number]
-        passes = to_sql(where, params)
-        sql = f"SELECT count(*) FROM items AS i WHERE i.collection = ?1 AND {passes}"
+        params: list[Any] = []
+        passes = self._passes(number, where, params)
+        sql = f"SELECT count(*) FROM items AS i WHERE {passes}"
         return int(self._read(sql, *params)[0][0])
 
     def count_values(self, number: int, where: Filter, field: str, count: int) -> ValueCounts:
@@ -194,17 +198,16 @@ class Store:
 
         Equal counts by value: booleans, then numbers, then texts. Raises FilterInvalid.
         """
-        sql, params = count_values(number, where, field, count)
+        sql, params = count_values(number, where, field, count, self._indexed(number, where))
         return read_counts(self._read(sql, *params))
 
     def select_keys(self, number: int, where: Filter) -> Keys:
         """Return the keys of the items that pass, rising. Raises FilterInvalid."""
-        params: list[Any] = [number]
-        passes = to_sql(where, params)
+        params: list[Any] = []
+        passes = self._passes(number, where, params)
         # One row for all: each row costs a round through the interpreter's lock.
         [(text,)] = self._read(
-            "SELECT group_concat(key, ',') FROM (SELECT i.key AS key FROM items AS i "
-            f"WHERE i.collection = ?1 AND {passes} ORDER BY i.key)",
+            f"SELECT group_concat(i.key, ',') FROM items AS i WHERE {passes}",
             *params,
         )
         keys = _int64(text)
@@ -273,6 +276,26 @@ class Store:
             if not is_sound(row):
                 raise self._damaged(row[0])
         return [to_item(row, view) for row in rows]
+
+    def _passes(self, number: int, where: Filter, params: Params) -> str:
+        """Return the condition that items are of the collection and pass."""
+        indexed = self._indexed(number, where)
+        passes = to_sql(where, params, indexed)
+        return f"{of_collection(number, where, indexed)} AND {passes}"
+
+    def _indexed(self, number: int, where: Filter) -> frozenset[str]:
+        """Return the fields that filters of a collection find by an index."""
+        if not where:
+            return frozenset()
+        if (known := self._indexed_fields.get(number)) is None:
+            rows = self._read(
+                "SELECT config ->> 'indexed_fields' FROM collections WHERE number = ?", number
+            )
+            if not rows:
+                return frozenset()
+            # For good: set when the collection is made, and no number is used twice.
+            known = self._indexed_fields[number] = frozenset(json.loads(rows[0][0] or "[]"))
+        return known
 
     def _dimension(self, number: int) -> int:
         rows = self._read("SELECT config ->> 'dimension' FROM collections WHERE number = ?", number)

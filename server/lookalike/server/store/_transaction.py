@@ -25,9 +25,10 @@ from lookalike.server.domain import (
     WriteMode,
     WriteResult,
 )
+from lookalike.server.store import _field_indexes
 from lookalike.server.store._changes import ChangeLog
 from lookalike.server.store._configs import COLLECTION, to_collection, to_row
-from lookalike.server.store._filters import to_sql
+from lookalike.server.store._filters import of_collection, to_sql
 from lookalike.server.store._put import (
     INSERT_VECTOR,
     UPDATE_ITEM,
@@ -106,6 +107,7 @@ class Transaction:
             (config.name, now_us),
         )
         number = self._db.last_insert_rowid()
+        _field_indexes.create(self._db, number, config.indexed_fields)
         return self._save(CollectionRecord(number, config, space, now_us / 1e6))
 
     def update_collection(
@@ -131,7 +133,8 @@ class Transaction:
 
         All in one transaction: other writes wait. Raises CollectionNotFound.
         """
-        self._collection(number)
+        record = self._collection(number)
+        _field_indexes.drop(self._db, number, len(record.config.indexed_fields))
         [count] = self._values("SELECT count(*) FROM items WHERE collection = ?", number)
         self._db.execute("DELETE FROM collections WHERE number = ?", (number,))
         self.changes.drop(number)
@@ -310,10 +313,12 @@ class Transaction:
         raise damaged(shown, names[0] if names else "")
 
     def _keys(self, number: int, where: Filter) -> list[int]:
-        params: list[apsw.SQLiteValue | apsw.CArrayBinding] = [number]
-        passes = to_sql(where, params)
+        params: list[apsw.SQLiteValue | apsw.CArrayBinding] = []
+        indexed = self._collection(number).config.indexed_fields if where else ()
+        passes = to_sql(where, params, indexed)
         return self._values(
-            f"SELECT i.key FROM items AS i WHERE i.collection = ?1 AND {passes} ORDER BY i.key",
+            f"SELECT i.key FROM items AS i WHERE {of_collection(number, where, indexed)} AND {passes} "
+            "ORDER BY i.key",
             *params,
         )
 
