@@ -572,6 +572,8 @@ def test_the_steps_come_in_their_order(tmp_path: Path) -> None:
             house, EAST, fold_duplicates=True, group_by="brand", min_score=0, diversity=0.5, limit=2
         )
         assert ids(spread) == ["a", "d"]
+        every = find(house, EAST, group_by="brand", diversity=0.9)
+        assert sorted(ids(every)) == ["a", "c", "d", "far"]
 
 
 def test_equal_scores_go_by_id(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_group_keeps_its_best_and_never_more_than_its_limit(
 
 
 def test_values_are_the_same_only_if_their_types_are() -> None:
-    values = [1.0, "1", True, "true", [1.0], {"a": 1.0}, False, 0.0, "", []]
+    values = [1.0, "1", "1.0", True, "true", "True", [1.0], {"a": 1.0}, False, 0.0, "", []]
     keys = [group_key({"f": value}, "f") for value in values]
     assert len(set(keys)) == len(values)
     assert None not in keys
