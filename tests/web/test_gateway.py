@@ -269,6 +269,10 @@ def test_collections_say_what_their_model_embeds(http: TestClient) -> None:
     assert found["default"]["state"] == "ready"
     assert found["default"]["modalities"] == ["image"]
     assert found["spare"]["image_retention"] == "original"
+    one = http.get("/v1/collections/default").json()
+    assert one["modalities"] == ["image"]
+    assert one["calibration"]["pair_count"] > 0
+    assert http.get("/v1/collections/none").status_code == 404
 
 
 def test_the_server_is_described_without_its_address(http: TestClient, server: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from functools import partial
 from typing import Any
@@ -30,6 +31,8 @@ class Backend:
         self.client = Client(settings.server, timeout_s=settings.call_timeout_s)
         self._raw = RawClient(settings.server, timeout_s=settings.call_timeout_s)
         self._info: tuple[float, ServerInfo] | None = None
+        """What the server said, and until when that is fresh."""
+        self._asking: asyncio.Task[None] | None = None
         self._threads = anyio.CapacityLimiter(_THREADS)
 
     async def call(self, service: str, method: str, request: Any) -> Any:
@@ -46,11 +49,21 @@ class Backend:
         return self._raw.result(call)
 
     async def info(self) -> ServerInfo:
-        """Return what the server says it is, at most half a minute old."""
-        if self._info is None or self._info[0] < time.monotonic():
-            info = await self._in_thread(self.client.info)
-            self._info = (time.monotonic() + _INFO_KEEPS_S, info)
+        """Return what the server says it is; nobody waits for a newer answer to that."""
+        if self._info is None:
+            await self._ask_info()
+        elif self._info[0] < time.monotonic() and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._refresh_info())
+        assert self._info is not None
         return self._info[1]
+
+    async def _ask_info(self) -> None:
+        info = await self._in_thread(self.client.info)
+        self._info = (time.monotonic() + _INFO_KEEPS_S, info)
+
+    async def _refresh_info(self) -> None:
+        with contextlib.suppress(LookalikeError):  # the old one will do
+            await self._ask_info()
 
     async def max_image_bytes(self) -> int:
         """Return how large one picture may be; the usual limit if the server is away."""

@@ -134,7 +134,14 @@ def _item_paths() -> dict[str, Any]:
 def _other_paths() -> dict[str, Any]:
     free = {"type": "object"}
     found = _object({"collections": _list(_ref("Collection"))})
-    return {
+    name = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
+    one = _operation(
+        "getCollection",
+        "Describe one collection, with what its scores mean",
+        _ref("Collection"),
+        parameters=[name],
+    )
+    return {"/v1/collections/{name}": {"get": one}} | {
         path: {"get": _operation(name, summary, answer)}
         for path, name, summary, answer in (
             ("/v1/collections", "listCollections", "List the collections by name", found),

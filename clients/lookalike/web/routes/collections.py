@@ -16,7 +16,10 @@ _PAGE_SIZE = 1000
 
 
 def routes() -> list[Route]:
-    return [Route("/v1/collections", collections, methods=["GET"])]
+    return [
+        Route("/v1/collections", collections, methods=["GET"]),
+        Route("/v1/collections/{name}", collection, methods=["GET"]),
+    ]
 
 
 async def collections(request: Request) -> Response:
@@ -35,3 +38,12 @@ async def collections(request: Request) -> Response:
     for one in found:
         one["modalities"] = modalities.get(one.get("model", ""), [])
     return JsonResponse({"collections": found})
+
+
+async def collection(request: Request) -> Response:
+    """Describe one collection, with what its scores mean (`calibration`)."""
+    backend: Backend = request.app.state.backend
+    message = index_service_pb2.GetCollectionRequest(name=request.path_params["name"])
+    found = plain((await backend.call("IndexService", "GetCollection", message)).collection)
+    modalities = await backend.modalities()
+    return JsonResponse({**found, "modalities": modalities.get(found.get("model", ""), [])})

@@ -3,7 +3,7 @@
 import { $, count, h } from "./dom.js";
 import { get } from "./api.js";
 import { change, emptyQuery, listen, state } from "./state.js";
-import { recountFacets, setCollection } from "./filters.js";
+import { recountFacets, setCalibrated, setCollection } from "./filters.js";
 
 const CALM_MS = 6000;
 const BUSY_MS = 1500;
@@ -46,8 +46,19 @@ function present() {
   select.value = state.collection;
   const current = currentCollection();
   setCollection(current);
+  calibrate(current);
   presentText(current);
   presentStatus(current);
+}
+
+// What scores mean is learned by the server when it is asked for; the list is without it.
+let calibrated = "";
+async function calibrate(collection) {
+  const key = collection ? `${collection.name} ${collection.item_count}` : "";
+  if (key === calibrated) return;
+  calibrated = key;
+  const found = key ? await get(`/v1/collections/${encodeURIComponent(collection.name)}`).catch(() => ({})) : {};
+  if (key === calibrated) setCalibrated(Boolean(found.calibration));
 }
 
 function presentText(collection) {

@@ -1,6 +1,6 @@
 // One hit in full: both pictures with what agrees, what the match is worth, what is known.
 
-import { $, TIERS, bytes, h, imageUrl, nameOf, thumbnailOf } from "./dom.js";
+import { $, TIERS, bytes, h, imageUrl, nameOf, odds, thumbnailOf } from "./dom.js";
 import { mark, state } from "./state.js";
 import { takeItem } from "./query.js";
 import { currentHits } from "./results.js";
@@ -93,15 +93,9 @@ function verdict(hit) {
   const tier = TIERS[hit.tier];
   const parts = [h("strong", {}, `Score ${hit.score.toFixed(3)}. `)];
   if (tier) parts.push(`${tier[1]} `);
-  if (hit.false_match_rate !== undefined) parts.push(odds(hit.false_match_rate));
+  if (hit.false_match_rate !== undefined) parts.push(`About ${odds(hit.false_match_rate)} unrelated pictures would score as high.`);
   if (hit.duplicate_count) parts.push(` ${hit.duplicate_count} near-duplicates are folded into it: ${hit.duplicate_ids.slice(0, 5).join(", ")}${hit.duplicate_count > 5 ? ", …" : ""}.`);
   return parts;
-}
-
-function odds(rate) {
-  if (rate <= 0) return "No unrelated picture of this collection scored as high.";
-  if (rate > 0.2) return `Of unrelated pictures, ${Math.round(rate * 100)} % score as high.`;
-  return `About 1 in ${new Intl.NumberFormat("en").format(Number((1 / rate).toPrecision(2)))} unrelated pictures would score as high.`;
 }
 
 function actions(hit) {

@@ -45,6 +45,13 @@ export function percent(share) {
   return `${Number(p.toPrecision(2))} %`;
 }
 
+// 0.00083 -> "1 in 1,200"; the share of unrelated pictures that score as high.
+export function odds(share) {
+  if (share <= 0) return "none of";
+  if (share > 0.15) return `${Math.round(share * 100)} % of`;
+  return `1 in ${whole.format(Math.round(Number((1 / share).toPrecision(2))))}`;
+}
+
 // A name for people: the metadata's own, or the end of the id.
 export function nameOf(item) {
   const own = item.metadata?.name ?? item.metadata?.title;

@@ -2,13 +2,14 @@
 
 import { $, h, percent } from "./dom.js";
 import { get } from "./api.js";
-import { RATES, change, filterCount, listen, state } from "./state.js";
+import { RATES, change, filterCount, hasQuery, isOneThing, listen, state } from "./state.js";
 
 const MOST_FIELDS = 6;
 const MOST_VALUES = 10;
 let counted = ""; // what the shown facets were counted for
 let isMissing = false;
 let itemCount = 0;
+let isCalibrated = false;
 
 export function mountFilters() {
   $("rate").addEventListener("input", () => sayRate(Number($("rate").value)));
@@ -30,17 +31,26 @@ export function showWhereError(message) {
   $("where-error").hidden = !message;
   $("where-error").textContent = message;
   $("where").setAttribute("aria-invalid", String(Boolean(message)));
-  if (message) $("filters").open = true;
+  if (!message) return;
+  $("filters").open = true;
+  $("where-error").scrollIntoView({ block: "nearest" });
 }
 
-// What the collection can: strictness needs its scores to be calibrated.
 export function setCollection(collection) {
   itemCount = collection?.item_count ?? 0;
-  const rates = collection?.calibration?.false_match_rates ?? [];
-  const can = rates.length > 0;
-  $("rate").disabled = !can;
-  $("rate-reason").textContent = can ? "" : "Not before the collection has enough pictures to tell what unrelated ones score.";
   countFacets();
+}
+
+// Whether it is known what unrelated pictures of the collection score.
+export function setCalibrated(known) {
+  isCalibrated = known;
+  render();
+}
+
+function whyNoRate() {
+  if (!isCalibrated) return "There are too few pictures to tell what unrelated ones score.";
+  if (hasQuery() && !isOneThing()) return "For one picture alone: words and mixtures score on another scale.";
+  return "";
 }
 
 function sayRate(i) {
@@ -50,6 +60,9 @@ function sayRate(i) {
 }
 
 function render() {
+  const reason = whyNoRate();
+  $("rate").disabled = Boolean(reason);
+  $("rate-reason").textContent = reason;
   $("rate").value = state.rate;
   sayRate(state.rate);
   $("fold").checked = state.fold;
@@ -84,7 +97,7 @@ export function recountFacets() {
 }
 
 // A value that all items have tells none of them apart.
-const isUseful = (field) => field.values.length > 1 || field.values[0]?.count < itemCount;
+const isUseful = ({ values }) => values.some(({ count }) => count > 1 && count < itemCount);
 
 function facet(field) {
   const option = ({ value, count }) => {

@@ -1,6 +1,6 @@
 // What was found: searches, the grid, more of it while one scrolls.
 
-import { $, TIERS, aspect, count, h, icon, nameOf, percent, thumbnailOf } from "./dom.js";
+import { $, TIERS, aspect, count, h, icon, nameOf, odds, thumbnailOf } from "./dom.js";
 import { ask, get } from "./api.js";
 import { hasQuery, listen, mark, searchRequest, state, condition } from "./state.js";
 import { dragItem, takeItem } from "./query.js";
@@ -10,6 +10,8 @@ import { showWhereError } from "./filters.js";
 
 const FIRST = 40;
 const PAGE = 60;
+const LATE_MS = 600;
+const JUDGED = 160; // of the best; what lies beyond is weak anyhow
 
 const run = { controller: null, limit: FIRST, isFull: false, isBusy: false, token: "", number: 0 };
 let mostHits = 1000;
@@ -75,6 +77,7 @@ async function load(isNew) {
     if (isNew) clear();
     append(answer.found);
     describe(answer, performance.now() - begin);
+    if (hasQuery()) judge(run.controller.signal);
   } catch (error) {
     if (number !== run.number || error.name === "AbortError") return;
     fail(error);
@@ -98,6 +101,33 @@ async function search(signal) {
   const answer = await ask("/v1/search", request, picture, signal);
   run.isFull = answer.hits.length >= run.limit;
   return { found: answer.hits, info: answer.info };
+}
+
+// Hits are shown at once; what they are worth takes the server longer, and follows.
+// The pictures go first: judging would take their share of the server's time.
+async function judge(signal) {
+  await firstPictures();
+  if (signal.aborted) return;
+  const [request, picture] = searchRequest(Math.min(run.limit, JUDGED), true);
+  const answer = await ask("/v1/search", request, picture, signal).catch(() => null);
+  if (!answer || signal.aborted) return;
+  const judged = new Map(answer.hits.map((hit) => [hit.id, hit]));
+  for (const element of $("grid").children) {
+    const worth = judged.get(element.dataset.id);
+    const hit = hits.find((one) => one.id === element.dataset.id);
+    if (!worth || !hit) continue;
+    hit.tier = worth.tier;
+    hit.false_match_rate = worth.false_match_rate;
+    element.querySelector(".caption").replaceWith(caption(hit, nameOf(hit)));
+    element.querySelector(".tile").setAttribute("aria-label", spoken(hit, nameOf(hit)));
+  }
+}
+
+function firstPictures() {
+  const images = [...$("grid").querySelectorAll("img")].slice(0, 12);
+  const loaded = (image) => image.complete || new Promise((resolve) => image.addEventListener("load", resolve, { once: true }));
+  const late = new Promise((resolve) => { setTimeout(resolve, LATE_MS); });
+  return Promise.race([Promise.all(images.map(loaded)), late]);
 }
 
 async function browse() {
@@ -217,16 +247,15 @@ function acts(hit, name) {
 }
 
 function caption(hit, name) {
-  if (hit.score === undefined) return h("div", { class: "caption" }, h("span", { class: "name" }, name));
+  if (hit.score === undefined) return h("div", { class: "caption" }, h("div", {}, h("span", { class: "name" }, name)));
   const tier = TIERS[hit.tier];
-  const chance = hit.false_match_rate;
+  const rate = hit.false_match_rate;
   return h("div", { class: "caption" },
-    h("span", { class: "name" }, name),
-    h("span", { class: "score", title: `score ${hit.score}` }, hit.score.toFixed(2)),
-    tier ? h("span", { class: "tier", dataset: { tier: hit.tier }, title: tier[1] }, tier[0]) : null,
-    chance === undefined ? null : h("span", {
-      class: "chance", title: "How many unrelated pictures of this collection would score as high",
-    }, `${percent(chance)} by chance`));
+    h("div", {}, h("span", { class: "name" }, name),
+      h("span", { class: "score", title: `score ${hit.score}` }, hit.score.toFixed(2))),
+    h("div", { class: "worth" },
+      tier ? h("span", { class: "tier", dataset: { tier: hit.tier }, title: tier[1] }, tier[0]) : null,
+      rate === undefined ? null : h("span", { class: "chance", title: `About ${odds(rate)} unrelated pictures would score as high` }, odds(rate).replace(/ of$/, ""))));
 }
 
 function spoken(hit, name) {

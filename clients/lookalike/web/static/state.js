@@ -40,6 +40,9 @@ export function hasQuery() {
   return Boolean(state.picture || state.item || state.text || liked);
 }
 
+// Scores of a text, or of several things at once, are of another scale.
+export const isOneThing = () => !state.text && !state.marks.size && !(state.picture && state.item);
+
 export function mark(item, sign) {
   const marks = new Map(state.marks);
   if (marks.get(item.id)?.sign === sign) marks.delete(item.id);
@@ -48,7 +51,7 @@ export function mark(item, sign) {
 }
 
 // The request of a search, and the picture that goes with it.
-export function searchRequest(limit) {
+export function searchRequest(limit, judge = false) {
   const inputs = [];
   const region = state.region ? { region: state.region } : {};
   if (state.picture) inputs.push({ image: "@image", ...region });
@@ -56,10 +59,11 @@ export function searchRequest(limit) {
   if (state.text) inputs.push({ text: state.text });
   for (const [id, { sign }] of state.marks) inputs.push({ item_id: id, weight: sign });
   const query = inputs.length === 1 && !inputs[0].weight ? inputs[0] : { parts: inputs };
-  const request = { collection: state.collection, limit, judge: true, ...query };
+  const request = { collection: state.collection, limit, ...query };
+  if (judge) request.judge = true;
   const where = condition();
   if (where) request.where = where;
-  if (state.rate) request.max_false_match_rate = RATES[state.rate];
+  if (state.rate && isOneThing()) request.max_false_match_rate = RATES[state.rate];
   if (state.fold) request.fold_duplicates = true;
   if (state.variety) request.diversity = VARIETY;
   return [request, state.picture?.blob ?? null];
