@@ -225,10 +225,10 @@ def _expected(
         return Outcome.CREATED
     if mode is WriteMode.SKIP_EXISTING:
         return Outcome.SKIPPED
-    if mode is WriteMode.CREATE_ONLY:
-        return Outcome.FAILED
     if model[item_id] == new:
         return Outcome.UNCHANGED
+    if mode is WriteMode.CREATE_ONLY:
+        return Outcome.FAILED
     model[item_id] = new
     return Outcome.UPDATED
 
