@@ -318,7 +318,7 @@ def _create(made: Plan, dim: int, metric: Metric) -> Any:
     except (RuntimeError, MemoryError) as error:
         reason = str(error).rsplit("Error: ", 1)[-1].rsplit(" failed: ", 1)[-1].strip()
         raise IndexSpecInvalid(
-            f"FAISS cannot make {made.factory!r} for {dim} dimensions: {reason[:160]}",
+            f"The factory string {made.factory!r} cannot be used for {dim} dimensions: {reason[:160]}",
             field="index.options",
         ) from error
 
