@@ -25,6 +25,7 @@ from lookalike.backends.engine import _part
 from lookalike.backends.engine._local import LocalEngine
 from lookalike.backends.engine._part import difference, rows_of
 from lookalike.backends.errors import (
+    Cancelled,
     DimensionMismatch,
     InvalidArgument,
     Unavailable,
@@ -495,3 +496,45 @@ def test_an_update_is_seen_whole_by_every_search(opens: Opens) -> None:
     for thread in threads:
         thread.join()
     assert not faults, f"{len(faults)} searches saw {faults[0]} of one item"
+
+
+def test_a_cancelled_rebuild_leaves_the_spec(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    scene.add(80)
+
+    def cancel(phase: str, done: int, total: int) -> None:
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        scene.engine.rebuild(IndexSpec("exact"), cancel)
+    scene.add(81)
+    scene.settle()
+    assert {segment["backend"] for segment in scene.engine.stats().segments} == {"plain"}
+
+
+def test_equal_vectors_come_by_key_whatever_the_order_of_segments(opens: Opens) -> None:
+    scene = opens(delta_limit=50)
+    one = scene.random(1)
+    first = scene.add(vectors=np.repeat(one, 60, axis=0))
+    scene.settle()
+    second = scene.add(vectors=np.repeat(one, 55, axis=0))
+    scene.settle()
+    assert len(scene.engine.stats().segments) == 2
+    scene.remove(first[:13])  # built anew, so it comes after the second
+    scene.settle()
+    hits = scene.engine.search(one, 100)
+    assert hits.ids[0].tolist() == [*first[13:].tolist(), *second[:53].tolist()]
+
+
+def test_rows_that_wait_long_are_sealed_though_few(opens: Opens) -> None:
+    scene = opens(idle_s=1)
+    scene.add(300)
+    assert scene.engine.stats().indexed == 0
+    end = time.monotonic() + 20
+    while scene.engine.stats().indexed < 300:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    scene.settle()
+    scene.check(10)
+    scene.reopen()
+    assert scene.engine.stats().indexed == 300
