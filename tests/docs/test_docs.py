@@ -14,6 +14,10 @@ import pytest
 import typer
 
 from docs.pages import DOCS, ROOT, blocks, generator, pages, prose
+from lookalike.backends.engine.base import EngineConfig
+from lookalike.backends.errors import InvalidArgument
+from lookalike.backends.registry import engines
+from lookalike.backends.types import IndexSpec, Metric
 from lookalike.client import Client
 from lookalike.client.cli._app import make_app
 from lookalike.server import __main__ as server_main
@@ -170,6 +174,16 @@ def test_every_method_of_the_client_has_an_example(name: str) -> None:
         keyword_only = inspect.signature(public_methods()[name]).parameters[parameter].kind
         if keyword_only is inspect.Parameter.KEYWORD_ONLY:
             assert re.search(rf"\b{parameter}\b", whole), f"docs/client.md: {name}({parameter}=)"
+
+
+def test_the_options_of_the_local_engine_are_on_the_page(tmp_path: Path) -> None:
+    config = EngineConfig("owner", tmp_path, 2, Metric.COSINE, IndexSpec(), {"strange": 1})
+    with pytest.raises(InvalidArgument) as caught:
+        engines.resolve("local").open(config, None)  # type: ignore[arg-type]
+    known = re.search(r"Known: (.*)\.", caught.value.message)
+    assert known is not None
+    named = {cells[0].strip("`") for cells in rows("backends.md") if len(cells) == 3}
+    assert set(known[1].split(", ")) <= named
 
 
 # ------------------------------------------------------- generated parts
