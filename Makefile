@@ -33,6 +33,7 @@ gen: .gen/.ok         ## generate the stubs from protos/ anew
 
 drift: .venv/.dev .gen/.ok
 	scripts/check-protos
+	$(RUN) scripts/generate-docs --check
 
 prove: .venv/.dev     ## the long proofs (KILLS=n scales the loops)
 	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -m prove tests
