@@ -66,6 +66,17 @@ def test_numbers_of_any_size_are_compared_rightly(
     assert found.tolist() == scores.argmax(axis=1).tolist()
 
 
+def test_vectors_far_from_the_origin_are_told_apart() -> None:
+    """Their distances are small differences of big numbers, which float32 alone gets wrong."""
+    print("seed 8")
+    offset = np.float32(300)
+    vectors = np.random.default_rng(8).standard_normal((3000, 24)).astype(np.float32) + offset
+    queries = vectors[:7] + np.float32(0.5)
+    index = ExactIndex.build(IndexSpec("exact", metric=Metric.L2), vectors)
+    found = index.search(queries, 20).ids.tolist()
+    assert found == oracle(queries, vectors, Metric.L2, 20, None)
+
+
 def test_vectors_that_all_are_the_same_come_by_row() -> None:
     vectors = np.ones((5000, 16), dtype=np.float32) / np.float32(4)
     index = ExactIndex.build(IndexSpec("exact"), vectors)
@@ -77,6 +88,7 @@ def test_vectors_that_all_are_the_same_come_by_row() -> None:
 
 def test_a_cosine_is_never_above_one() -> None:
     vectors = clustered(2000, 64, Metric.COSINE, seed=2)
+    vectors *= np.float32(1 + 2.4e-7)  # as lengths come out of float32 arithmetic
     scores = ExactIndex.build(IndexSpec("exact"), vectors).search(vectors, 1).scores
     assert (scores == 1).all()
 

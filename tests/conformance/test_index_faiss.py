@@ -10,10 +10,6 @@ from lookalike.backends.testing.index import IndexConformance
 from lookalike.backends.types import FlatParams, HnswParams, IndexSpec, IvfParams
 
 
-class TestFaissDefault(IndexConformance):
-    backend = "faiss"
-
-
 class TestFaissFlat(IndexConformance):
     backend = "faiss"
     spec = IndexSpec("faiss", FlatParams())

@@ -11,9 +11,17 @@ import pytest
 
 from lookalike.backends.errors import BackendUnavailable, IndexSpecInvalid, UnknownBackend
 from lookalike.backends.index import auto
+from lookalike.backends.index._plan import Kind, plan
 from lookalike.backends.registry import indexes
 from lookalike.backends.testing.clusters import clustered
-from lookalike.backends.types import FlatParams, HnswParams, IndexSpec, IvfParams, Metric
+from lookalike.backends.types import (
+    FlatParams,
+    HnswParams,
+    IndexSpec,
+    IvfParams,
+    Metric,
+    SearchParams,
+)
 
 needs_faiss = pytest.mark.skipif(
     "faiss" not in indexes.available(), reason="pip install 'lookalike[server]'"
@@ -93,6 +101,11 @@ def test_training_never_lacks_points(capfd: pytest.CaptureFixture[str]) -> None:
     assert "WARNING" not in "".join(capfd.readouterr()), "FAISS warns of few training points"
 
 
+def test_without_an_algorithm_few_vectors_are_compared_and_many_make_a_graph() -> None:
+    assert plan(IndexSpec("faiss"), 4999, 16).kind is Kind.FLAT
+    assert plan(IndexSpec("faiss"), 5000, 16).kind is Kind.HNSW
+
+
 @needs_faiss
 def test_what_was_asked_for_is_not_measured_away() -> None:
     vectors = clustered(3000, 16, Metric.COSINE, seed=6)
@@ -109,8 +122,6 @@ def test_what_was_asked_for_is_not_measured_away() -> None:
 
 @needs_faiss
 def test_a_query_may_ask_for_more_or_less_effort_than_the_default() -> None:
-    from lookalike.backends.types import SearchParams
-
     vectors = clustered(6000, 16, Metric.COSINE, seed=7)
     index = indexes.resolve("faiss").build(IndexSpec("faiss", IvfParams(nlist=150)), vectors)
     exact = index.search(vectors[:100], 10, params=SearchParams(exact=True))
@@ -120,6 +131,18 @@ def test_a_query_may_ask_for_more_or_less_effort_than_the_default() -> None:
         return float((hits.ids == exact.ids).mean())
 
     assert found(1) < 0.95 < found(0) <= found(150) == 1.0
+
+
+@needs_faiss
+def test_lists_that_hold_too_few_are_no_reason_to_find_too_few() -> None:
+    vectors = clustered(6000, 16, Metric.COSINE, seed=9)
+    spec = IndexSpec("faiss", IvfParams(nlist=100, nprobe=1))
+    index = indexes.resolve("faiss").build(spec, vectors)
+    one_list = SearchParams(nprobe=1)
+    hits = index.search(vectors[:20], 1000, params=one_list)
+    assert (hits.ids >= 0).all()
+    live = np.arange(len(vectors)) % 2 == 0
+    assert (index.search(vectors[:20], 1000, live=live, params=one_list).ids >= 0).all()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import numpy as np
 from lookalike.backends.errors import IndexSpecInvalid
 from lookalike.backends.index._compare import ExactSearch, rerank
 from lookalike.backends.index._depth import (
+    SURE_SHARE,
     UNSELECTED,
     Tuned,
     first_live,
@@ -60,8 +61,6 @@ TRAINING_POINTS_PER_CENTRE = 64
 (894 lists over 50k x 256: 1.9 s, nprobe 8 finds all)."""
 QUICK_ROWS = 20_000
 """So many rows are quick to scan whatever the lists: 0.3 ms at 64 dimensions."""
-SURE_SHARE = 0.9
-"""With fewer rows live, an answer is looked at once more before it is believed."""
 OPQ_ROUNDS = 20
 """FAISS's default of 50 takes minutes."""
 CHUNK = 2048
