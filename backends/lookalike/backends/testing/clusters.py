@@ -25,11 +25,10 @@ def clustered(count: int, dim: int, metric: Metric, *, seed: int) -> Vectors:
     bend = rng.standard_normal((inner, dim)) / np.sqrt(inner)
     made = np.tanh(latent @ bend) + 0.15 * rng.standard_normal((count, dim))
     made += 0.4 * rng.standard_normal(dim)
-    if metric is Metric.COSINE:
-        return normalize(made.astype(np.float32))
     if metric is Metric.DOT:
         made *= rng.lognormal(sigma=0.25, size=(count, 1))
-    return made.astype(np.float32)
+    vectors: Vectors = made.astype(np.float32)
+    return normalize(vectors) if metric is Metric.COSINE else vectors
 
 
 def all_scores(metric: Metric, queries: Vectors, vectors: Vectors) -> NDArray[np.float64]:
