@@ -16,7 +16,7 @@ demo: .venv/.server   ## a real server, a gallery, and searches in it (PHOTOS=DI
 	@.venv/bin/lookalike demo $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 test: .venv/.dev      ## every test but the long proofs, under 10 minutes
-	$(RUN) -m pytest -q -n 2 --dist loadgroup
+	$(RUN) -m pytest -q -n 2 --dist loadscope
 
 check: .venv/.dev lint types drift   ## format, lint, types, rooms, stubs, API compatibility
 	$(RUN) -m pytest -q tests/layout
@@ -33,6 +33,7 @@ gen: .gen/.ok         ## generate the stubs from protos/ anew
 
 drift: .venv/.dev .gen/.ok
 	scripts/check-protos
+	$(RUN) scripts/generate-docs --check
 
 prove: .venv/.dev     ## the long proofs (KILLS=n scales the loops)
 	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -m prove tests

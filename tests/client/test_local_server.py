@@ -36,6 +36,7 @@ def test_it_waits_for_the_ready_line_and_stops_what_it_started(tmp_path: Path) -
         f"open({str(note)!r}, 'w').write(' '.join(sys.argv[1:]))\n"
         "signal.signal(signal.SIGTERM, lambda *a: sys.exit(0))\n" + READY + "time.sleep(60)\n"
     )
+    before = set(threading.enumerate())  # other tests' servers may run beside this one
     with LocalServer(tmp_path / "d", "--x", command=fake(tmp_path, body)) as server:
         assert server.address == "127.0.0.1:4711"
         pid = server.pid
@@ -43,7 +44,11 @@ def test_it_waits_for_the_ready_line_and_stops_what_it_started(tmp_path: Path) -
     assert not is_alive(pid)
     assert server.pid == 0
     assert note.read_text() == f"--data {tmp_path / 'd'} --listen 127.0.0.1:0 --x"
-    assert not [t for t in threading.enumerate() if t.name.startswith("lookalike-server")]
+    assert not [
+        thread
+        for thread in set(threading.enumerate()) - before
+        if thread.name.startswith("lookalike-server")
+    ]
 
 
 def test_a_server_that_ends_is_told_with_what_it_said(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_write_modes(house: House, vectors: str) -> None:
     assert refused.error is not None
     assert refused.error.reason == "ITEM_EXISTS"
     assert best(house, vectors, vector(1, 0, 0, 0)) == "a"
+    again = [NewItem("a", vector=vector(1, 0, 0, 0))]
+    assert house.put(again, vectors, WriteMode.CREATE_ONLY)[0].outcome is Outcome.UNCHANGED
 
 
 def test_concurrent_writers_of_the_same_ids_leave_one_of_each(house: House, vectors: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lookalike.backends.errors import (
     CollectionExists,
     CollectionNotFound,
     DimensionMismatch,
+    DiskFull,
     FailedPrecondition,
     IndexSpecInvalid,
     InvalidArgument,
@@ -31,6 +33,7 @@ from lookalike.server.domain import (
     Retention,
     SearchOptions,
     VectorQuery,
+    View,
 )
 from made_pictures import jpeg
 
@@ -178,7 +181,8 @@ def test_another_model_of_the_same_size_is_refused_by_name(tmp_path: Path) -> No
     with open_house(tmp_path) as house:
         house.put([NewItem(f"i-{n}", jpeg(n)) for n in range(3)])
         collection = house.library.collection("")
-        vector = house.store.vectors(collection.number, house.store.keys(collection.number))[0]
+        vector = collection.get("i-0", View.FULL).vector
+        assert vector is not None
         house.store.write(lambda t: t.update_collection(1, space="builtin/0+decode/0")).result()
     with open_house(tmp_path) as house:
         with pytest.raises(ModelMismatch, match="builtin/0"):
@@ -226,3 +230,22 @@ def test_an_empty_collection_answers_with_nothing(tmp_path: Path) -> None:
         house.library.create_collection(CollectionConfig("empty"), exist_ok=False)
         answer = house.searcher.search("empty", ImageQuery(jpeg(1)), SearchOptions(), deadline=None)
         assert answer.matches == []
+
+
+def test_a_collection_that_cannot_be_deleted_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_house(tmp_path) as house:
+        house.put([NewItem("a", image=jpeg(1))])
+        refused: Future[int] = Future()
+        refused.set_exception(DiskFull("full"))
+        with monkeypatch.context() as patch:
+            patch.setattr(house.store, "write", lambda op: refused)
+            with pytest.raises(DiskFull):
+                house.library.delete_collection("default", missing_ok=False)
+        house.put([NewItem("b", image=jpeg(2))])
+        answer = house.searcher.search(
+            "", ImageQuery(jpeg(2)), SearchOptions(limit=2), deadline=None
+        )
+        assert [match.item.id for match in answer.matches] == ["b", "a"]
+        assert house.library.delete_collection("default", missing_ok=False) == 2

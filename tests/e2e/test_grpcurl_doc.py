@@ -129,7 +129,7 @@ def test_in_band_errors_are_named(ran: dict[str, Ran]) -> None:
     outputs = {done.call.method: done.output for done in ran.values() if not done.call.reason}
     assert '"QUERY_MISSING"' in outputs["SearchService/BatchSearch"]
     assert outputs["IndexService/UploadItems"].count('"FAILED_PRECONDITION"') == 2
-    assert '"INPUTS_EMPTY"' in outputs["IndexService/UploadItems"]
+    assert '"ID_MISSING"' in outputs["IndexService/UploadItems"]
     assert '"summary"' in outputs["IndexService/UploadItems"]
     assert '"JOB_STATE_SUCCEEDED"' in outputs["IndexService/WatchJob"]
 

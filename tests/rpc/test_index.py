@@ -310,16 +310,18 @@ def test_listing_sees_every_item_once(
     server: Server, size: int, view: types_pb2.ItemView.ValueType
 ) -> None:
     put(server, *(with_vector(f"{i:03}") for i in range(150)))
-    ids, token = [], ""
+    ids, token, pages = [], "", 0
     while True:
         page = server.index.ListItems(
             pb.ListItemsRequest(page_size=size, page_token=token, view=view)
         )
+        pages += 1
         assert len(page.items) <= size
         ids += [item.id for item in page.items]
         if not (token := page.next_page_token):
             break
     assert ids == [f"{i:03}" for i in range(150)]
+    assert pages == math.ceil(150 / size)
 
 
 def test_a_page_of_large_items_ends_early() -> None:

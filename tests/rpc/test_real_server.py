@@ -43,8 +43,11 @@ START = index_service_pb2.UploadItemsRequest(start=index_service_pb2.UploadStart
 class Process:
     """A server in a process of its own, and stubs that speak with it."""
 
-    def __init__(self, data: Path, *args: str, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "lookalike.server", "serve", "--data", str(data)]
+    def __init__(
+        self, data: Path, *args: str, env: dict[str, str] | None = None, patch: str = ""
+    ) -> None:
+        start = ["-c", f"{patch}; main()"] if patch else ["-m", "lookalike.server"]
+        command = [sys.executable, *start, "serve", "--data", str(data)]
         self.log = data.with_suffix(".log")
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -83,8 +86,10 @@ class Process:
 
 
 @contextmanager
-def running(data: Path, *args: str, env: dict[str, str] | None = None) -> Iterator[Process]:
-    server = Process(data, *args, env=env)
+def running(
+    data: Path, *args: str, env: dict[str, str] | None = None, patch: str = ""
+) -> Iterator[Process]:
+    server = Process(data, *args, env=env, patch=patch)
     try:
         yield server
     finally:
@@ -337,6 +342,21 @@ def test_a_stream_that_never_ends_cannot_hold_the_process(tmp_path: Path, twice:
         assert server.process.wait(10) == (128 + signal.SIGTERM if twice else 0)
         assert time.monotonic() - started < 0.5 + 2.5
         held.set()
+
+
+def test_an_end_that_hangs_is_cut_short(tmp_path: Path) -> None:
+    hang = (
+        "import time; from lookalike.server.app import App; "
+        "App.stop = lambda self, grace_s: time.sleep(60); "
+        "from lookalike.server.__main__ import main"
+    )
+    env = {"LOOKALIKE_SERVER__GRACE_S": "0.2"}
+    with running(tmp_path / "data", env=env, patch=hang) as server:
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert 2.0 < time.monotonic() - started < 0.2 + 2.0 + 1.5
+    assert "not everything ended in time" in server.log.read_text()
 
 
 def refused(*args: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:

@@ -78,28 +78,34 @@ def in_one_commit(store: Store, *ops: Callable[[Transaction], Any]) -> list[Futu
 
 def test_no_ack_before_the_sync_of_its_commit(slow_store: Store, vfs: WatchedVFS) -> None:
     number = create(slow_store).number
-    acked_before_sync: list[int] = []
-    listened_before_sync: list[int] = []
-    state = {"dirty": False}
+    told = {"acks": 0, "commits": 0}
+    early: list[str] = []
+    heard_at = [0]
 
-    def hook(action: str, suffix: str) -> None:
-        if suffix == "wal" and action == "write":
-            state["dirty"] = True
-        if suffix == "wal" and action == "synced":
-            state["dirty"] = False
+    def listen(_seq: int, _changes: Mapping[int, Changes]) -> None:
+        told["commits"] += 1
+        if vfs.count("synced", "wal") <= heard_at[-1]:
+            early.append("listener")
+        heard_at.append(vfs.count("synced", "wal"))
 
-    vfs.hook = hook
-    slow_store.listener = lambda seq, _: (
-        listened_before_sync.append(seq) if state["dirty"] else None
-    )
+    slow_store.listener = listen
 
     def write(n: int) -> None:
-        future = slow_store.write(lambda t: t.put(number, [item(f"i{n}", n)], WriteMode.UPSERT))
-        # Callbacks run on the writer thread the moment the future is resolved.
-        future.add_done_callback(lambda _: acked_before_sync.append(n) if state["dirty"] else None)
+        ran_at: list[int] = []
+
+        def op(t: Transaction) -> None:
+            t.put(number, [item(f"i{n}", n)], WriteMode.UPSERT)
+            ran_at.append(vfs.count("synced", "wal"))
+
+        def acked(_: Future[None]) -> None:  # on the writer thread, the moment it is resolved
+            told["acks"] += 1
+            if vfs.count("synced", "wal") <= ran_at[0]:
+                early.append(f"ack of {n}")
+
+        future = slow_store.write(op)
+        future.add_done_callback(acked)
         future.result(30)
 
-    syncs = vfs.count("synced", "wal")
     for n in range(20):
         write(n)
     threads = [threading.Thread(target=write, args=(n,)) for n in range(20, 60)]
@@ -107,9 +113,9 @@ def test_no_ack_before_the_sync_of_its_commit(slow_store: Store, vfs: WatchedVFS
         thread.start()
     for thread in threads:
         thread.join()
-    assert vfs.count("synced", "wal") >= syncs + 20
-    assert not acked_before_sync
-    assert not listened_before_sync
+    assert told["acks"] == 60
+    assert told["commits"] >= 21
+    assert not early
 
 
 def test_concurrent_writes_share_commits(slow_store: Store, vfs: WatchedVFS) -> None:

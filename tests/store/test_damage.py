@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -281,6 +282,19 @@ def test_an_id_that_is_damaged_in_its_index_is_found_or_mended(tmp_path: Path) -
         same.append(same_or_refused(folder, number, golden))
     assert True in same  # the index was built anew
     assert False in same  # the table cannot be
+
+
+def test_an_index_is_not_mended_from_a_damaged_row(tmp_path: Path) -> None:
+    number, golden = larger(tmp_path)
+    data = bytearray((tmp_path / "store.db").read_bytes())
+    # The header of the row's record: the type of `collection`, the constant 1, becomes 0.
+    # (There may be old copies of the row on free pages.)
+    found = list(re.finditer(rb"\x11\x00[\x01\x02]\x09.{0,24}i7-3", bytes(data), re.DOTALL))
+    assert found
+    for place in found:
+        data[place.start() + 3] = 8
+    (tmp_path / "store.db").write_bytes(data)
+    assert not same_or_refused(tmp_path, number, golden)
 
 
 def test_a_truncated_database_is_found(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Filters in SQL mean what the rules say, and what a plain evaluator makes of them.
 
 Troubleshooting: a failing case prints the metadata and the filter; evaluate it by
-hand with `passes` below, which follows the comments of lookalike.v1.Condition.
+hand with `passes` of the oracle, which follows the comments of lookalike.v1.Condition.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,83 +18,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lookalike.backends.errors import FilterInvalid, InvalidArgument
-from lookalike.server.domain import Condition, Filter, Item, Test, View
+from lookalike.server.domain import Condition, Filter, Test, View
 from lookalike.server.store import Store
 from store.making import create, do, item, put
-
-# ------------------------------------------------------------------ the oracle
-
-
-def kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "list" if isinstance(value, list) else "object"
-
-
-def equal(a: Any, b: Any) -> bool:
-    if kind(a) != kind(b) or kind(a) in ("list", "object"):
-        return False
-    return float(a) == float(b) if kind(a) == "number" else bool(a == b)
-
-
-def shown_time(seconds: float) -> str:
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(seconds * 1e6))
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
-
-
-def lookup(found: Item, field: str) -> Any:
-    if field == "@id":
-        return found.id
-    if field in ("@create_time", "@update_time"):
-        return shown_time(found.create_time if "create" in field else found.update_time)
-    value: Any = found.metadata
-    for label in field.split("."):
-        if not isinstance(value, dict) or label not in value:
-            return None
-        value = value[label]
-    return value
-
-
-def holds(found: Item, condition: Condition) -> bool:
-    value, operand = lookup(found, condition.field), condition.operand
-    match condition.test:
-        case Test.EQ:
-            return equal(value, operand)
-        case Test.NE:
-            return not equal(value, operand)
-        case Test.ANY_OF:
-            return any(equal(value, o) for o in operand)  # type: ignore[attr-defined]
-        case Test.NONE_OF:
-            return not any(equal(value, o) for o in operand)  # type: ignore[attr-defined]
-        case Test.CONTAINS:
-            return isinstance(value, list) and any(equal(v, operand) for v in value)
-        case Test.STARTS_WITH:
-            return isinstance(value, str) and value.startswith(str(operand))
-        case Test.EXISTS:
-            return (value is not None) == operand
-    if kind(value) != kind(operand) or kind(value) not in ("number", "string"):
-        return False
-    a: Any = [ord(c) for c in value] if isinstance(value, str) else value
-    b: Any = [ord(c) for c in operand] if isinstance(operand, str) else operand
-    answers: dict[Test, bool] = {Test.LT: a < b, Test.LTE: a <= b, Test.GT: a > b, Test.GTE: a >= b}
-    return answers[condition.test]
-
-
-def passes(found: Item, where: Condition | Filter) -> bool:
-    if isinstance(where, Condition):
-        return holds(found, where)
-    return (
-        all(passes(found, part) for part in where.all)
-        and (not where.any or any(passes(found, part) for part in where.any))
-        and not any(passes(found, part) for part in where.none)
-    )
-
+from store.oracle import kind, passes
 
 # -------------------------------------------------------- random cases, many
 

@@ -112,7 +112,7 @@ def test_a_migration_that_fails_leaves_the_old_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = filled(tmp_path)
-    broken = [*connect.migrations(), "DROP TABLE jobs; SELECT * FROM nowhere"]
+    broken = [*connect.migrations(), "DROP TABLE jobs; NONSENSE"]
     with monkeypatch.context() as patched:
         patched.setattr(store_module, "migrations", lambda: broken)
         with pytest.raises(Exception, match="could not do this"):

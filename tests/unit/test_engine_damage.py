@@ -14,7 +14,7 @@ import pytest
 from engine_parts import Opens, PlainIndex, opener, renamed
 from lookalike.backends.testing.scene import Scene
 
-ROUNDS = 15
+ROUNDS = 10
 
 
 @pytest.fixture
@@ -260,3 +260,21 @@ def test_a_stale_manifest_is_gone_before_a_new_one_is_written(opens: Opens) -> N
     scene.truth.number -= 1
     scene.reopen()
     assert not (scene.config.directory / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["seq", "spec", "metric", "dim", "format", "segments"])
+def test_no_value_of_a_manifest_is_believed_without_its_checksum(golden: Scene, name: str) -> None:
+    path = golden.config.directory / "manifest.json"
+    outer = json.loads(path.read_text())
+    value = outer["manifest"][name]
+    match value:
+        case int():
+            outer["manifest"][name] = value - 1
+        case str():
+            outer["manifest"][name] = value.upper()
+        case list():
+            value.pop()
+        case dict():
+            value["backend"] = "exact"
+    path.write_text(json.dumps(outer))
+    assert "checksum" in opened_the_same(golden, golden.config.directory)

@@ -99,7 +99,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 37
     """RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to try again."""
     ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 38
-    """RESOURCE_EXHAUSTED: the server's disk is full; reads and deletes go on."""
+    """RESOURCE_EXHAUSTED: the server's disk is full; reads go on."""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 39
     """UNAVAILABLE: not ready; try again."""
     ERROR_REASON_COLLECTION_LOADING: _ErrorReason.ValueType  # 40
@@ -210,7 +210,7 @@ ERROR_REASON_TOO_MANY_UPLOADS: ErrorReason.ValueType  # 36
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 37
 """RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to try again."""
 ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 38
-"""RESOURCE_EXHAUSTED: the server's disk is full; reads and deletes go on."""
+"""RESOURCE_EXHAUSTED: the server's disk is full; reads go on."""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 39
 """UNAVAILABLE: not ready; try again."""
 ERROR_REASON_COLLECTION_LOADING: ErrorReason.ValueType  # 40

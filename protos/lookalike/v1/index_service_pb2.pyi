@@ -107,7 +107,9 @@ class _WriteModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WriteMode.V
     WRITE_MODE_SKIP_EXISTING: _WriteMode.ValueType  # 2
     """Leave the item as it is, without an error."""
     WRITE_MODE_CREATE_ONLY: _WriteMode.ValueType  # 3
-    """Fail with ALREADY_EXISTS."""
+    """Fail with ALREADY_EXISTS, unless the very same item is there: sending an item
+    again after a broken connection is safe.
+    """
 
 class WriteMode(_WriteMode, metaclass=_WriteModeEnumTypeWrapper):
     """What to do if an id is there already."""
@@ -119,7 +121,9 @@ WRITE_MODE_UPSERT: WriteMode.ValueType  # 1
 WRITE_MODE_SKIP_EXISTING: WriteMode.ValueType  # 2
 """Leave the item as it is, without an error."""
 WRITE_MODE_CREATE_ONLY: WriteMode.ValueType  # 3
-"""Fail with ALREADY_EXISTS."""
+"""Fail with ALREADY_EXISTS, unless the very same item is there: sending an item
+again after a broken connection is safe.
+"""
 Global___WriteMode: _TypeAlias = WriteMode  # noqa: Y015
 
 class _ExifMode:

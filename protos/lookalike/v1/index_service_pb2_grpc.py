@@ -250,7 +250,8 @@ class IndexServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to stop. What it has done so far is undone.
+        """Asks a job to stop. The index stays as it was; vectors that `reembed` has put
+        in place already stay, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

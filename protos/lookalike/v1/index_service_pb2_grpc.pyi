@@ -80,7 +80,9 @@ class IndexServiceStub:
     it ends.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.CancelJobRequest, _index_service_pb2.CancelJobResponse]
-    """Asks a job to stop. What it has done so far is undone."""
+    """Asks a job to stop. The index stays as it was; vectors that `reembed` has put
+    in place already stay, too.
+    """
 
 @_typing.type_check_only
 class IndexServiceAsyncStub(IndexServiceStub):
@@ -134,7 +136,9 @@ class IndexServiceAsyncStub(IndexServiceStub):
     it ends.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_index_service_pb2.CancelJobRequest, _index_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Asks a job to stop. What it has done so far is undone."""
+    """Asks a job to stop. The index stays as it was; vectors that `reembed` has put
+    in place already stay, too.
+    """
 
 class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps collections of items and the indexes over them.
@@ -287,6 +291,8 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _index_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_service_pb2.CancelJobResponse, _abc.Awaitable[_index_service_pb2.CancelJobResponse]]:
-        """Asks a job to stop. What it has done so far is undone."""
+        """Asks a job to stop. The index stays as it was; vectors that `reembed` has put
+        in place already stay, too.
+        """
 
 def add_IndexServiceServicer_to_server(servicer: IndexServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

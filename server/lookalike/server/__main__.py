@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import select
 import signal
 import sys
 import threading
@@ -104,6 +103,12 @@ def show(
 
 def main() -> None:
     """Run the command line."""
+    # Before numpy is imported. Readers, searches and the writer multiply small matrices
+    # side by side; BLAS threads of their own make each of them wait for the others (one
+    # query over 10,000 x 512 took 16 ms with them and 0.7 ms without, on busy cores).
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Threads of FAISS that wait must not spin: they would take the cores from the others.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
@@ -170,27 +175,34 @@ def _serve(loaded: Loaded) -> int:
 class _StopSignals:
     """SIGTERM and SIGINT: the first asks the server to stop, the second ends the process.
 
-    A handler runs between any two steps of the main thread, so it takes no lock (an
-    Event has one): it writes to a pipe that the main thread reads.
+    The kernel may give a signal to any thread, and Python's handlers run only once the
+    main thread takes a step, which it does not while it waits for the server's end. So
+    the interpreter writes each signal to a pipe at once, and a thread of its own reads it.
     """
 
     def __init__(self) -> None:
-        self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._write_end, False)
-        self._asked = False
-        signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGINT, self._handle)
+        self._asked = threading.Event()
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _noted)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait to be asked to stop; return whether it was so in time."""
-        ready, _, _ = select.select([self._read_end], [], [], timeout_s)
-        return bool(ready)
+        return self._asked.wait(timeout_s)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            os._exit(128 + number)
-        self._asked = True
-        os.write(self._write_end, b"!")
+    def _listen(self) -> None:
+        while True:
+            for number in os.read(self._read_end, 16):
+                if self._asked.is_set():
+                    os._exit(128 + number)
+                self._asked.set()
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """Take the place of the default, which would end the process."""
 
 
 def _watch_the_end(seconds: float) -> None:

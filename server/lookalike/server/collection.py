@@ -92,11 +92,11 @@ class Collection:
     def open(self) -> None:
         """Open the engine, level with the store, in place of the one that was there."""
         self._level.clear()
-        old, self._engine = self._engine, self._open_engine(self.record)
+        if self._engine is not None:
+            self._engine.close()  # two must not share a folder; the old one may still answer
+        self._engine = self._open_engine(self.record)
         self._engine_dim = self.record.config.dimension
         self._level.set()
-        if old is not None:
-            old.close()
 
     def close(self, *, snapshot: bool) -> None:
         """Release the engine; with `snapshot`, write down what it would cost to rebuild."""

@@ -36,7 +36,13 @@ __all__ = ["Config", "ConfigError", "Flags", "Loaded", "is_loopback", "load", "m
 
 _CONFIG_VARIABLE = "LOOKALIKE_CONFIG"
 _CLIENT_VARIABLES = frozenset(
-    {_CONFIG_VARIABLE, "LOOKALIKE_ADDRESS", "LOOKALIKE_TOKEN_FILE", "LOOKALIKE_SHARED"}
+    {
+        _CONFIG_VARIABLE,
+        "LOOKALIKE_ADDRESS",
+        "LOOKALIKE_SHARED",
+        "LOOKALIKE_TOKEN_FILE",
+        "LOOKALIKE_TRACEBACK",
+    }
 )
 """Variables of the client and of the developers; not settings of the server."""
 _SECRET = re.compile(r"(token|secret|password|credential|api_?key)s?$", re.IGNORECASE)

@@ -232,11 +232,11 @@ class Ingest:
         match task.mode:
             case WriteMode.SKIP_EXISTING:
                 return WriteResult(item_id, Outcome.SKIPPED)
+            case _ if stored == task.digest:  # also with CREATE_ONLY: sending again is safe
+                return WriteResult(item_id, Outcome.UNCHANGED)
             case WriteMode.CREATE_ONLY:
                 error = ItemExists(f"There is an item {item_id!r} already.", id=item_id)
                 return WriteResult(item_id, Outcome.FAILED, error)
-            case WriteMode.UPSERT if stored == task.digest:
-                return WriteResult(item_id, Outcome.UNCHANGED)
         return None
 
     def _was_read(

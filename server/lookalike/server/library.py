@@ -166,14 +166,15 @@ class Library:
     def delete_collection(self, name: str, missing_ok: bool) -> int:
         """Delete a collection with its items and index; return how many items it had."""
         with self._naming:
-            if (found := self._by_name.pop(name, None)) is None:
+            if (found := self._by_name.get(name)) is None:
                 if missing_ok:
                     return 0
                 raise CollectionNotFound(
                     f"There is no collection {name!r}.", field="name", collection=name
                 )
-            del self._by_number[found.number]
-        count = self._store.write(lambda t: t.delete_collection(found.number)).result()
+            # The store first: where it cannot, the collection stays as it is.
+            count = self._store.write(lambda t: t.delete_collection(found.number)).result()
+            del self._by_name[name], self._by_number[found.number]
         found.close(snapshot=False)
         shutil.rmtree(self._folder(found.number), ignore_errors=True)
         return count

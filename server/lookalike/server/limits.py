@@ -13,28 +13,41 @@ class Limits:
     """Limits in force; SystemService.GetServerInfo shows those that clients need."""
 
     max_message_bytes: int = 64 * 2**20
+    """Bytes of one gRPC message."""
     max_image_bytes: int = 32 * 2**20
+    """Bytes of one image file, whole or in chunks."""
     max_image_pixels: int = 100_000_000
+    """Width times height of a picture."""
     max_batch_size: int = 256
     """Items, inputs or queries of one unary request."""
     max_upload_batch: int = 1024
     """Items of one UploadBatch."""
     max_search_limit: int = 1000
+    """Hits of one search."""
     max_query_parts: int = 32
     """Things that one query may look for at once."""
     max_metadata_bytes: int = 16 * 2**10
+    """Bytes of an item's metadata as protobuf."""
     max_metadata_depth: int = 8
+    """Nested levels of an item's metadata."""
     max_id_bytes: int = 256
+    """Bytes of an item's id in UTF-8."""
     max_text_chars: int = 8192
+    """Characters of a text to embed or to search for."""
     max_fields: int = 16
     """Metadata fields that one request, or one collection for its indexes, may name."""
     max_delete_ids: int = 1000
+    """Ids of one DeleteItems."""
     max_page_size: int = 1000
+    """Entries of one page of a list."""
     max_filter_depth: int = 8
+    """Nested levels of a filter."""
     max_filter_conditions: int = 256
+    """Conditions of a filter, all levels together."""
     max_filter_values: int = 1000
     """Values of one any_of or none_of."""
     max_dimension: int = 32768
+    """Numbers of a vector."""
     max_uploads: int = 16
     """Upload streams at the same time."""
     max_open_chunked: int = 16
@@ -42,6 +55,7 @@ class Limits:
     upload_window_items: int = 256
     """Items of one stream under way before the server stops reading."""
     upload_window_bytes: int = 64 * 2**20
+    """Bytes of one stream under way before the server stops reading."""
     embed_queue_items: int = 1024
     """Inputs waiting for the embed thread before new ones are refused."""
 

@@ -42,16 +42,15 @@ def outgrown(view: View, spec: IndexSpec, dim: int) -> list[Part]:
     return [] if now.backend == "exact" else plain
 
 
-def plan(view: View, spec: IndexSpec, dim: int) -> list[Part]:
+def plan(view: View, spec: IndexSpec, dim: int, *, fresh: bool) -> list[Part]:
     """Return the parts that should become one segment now; empty if none should.
 
-    Those that wait for an index if they are too many, else those with many dead
-    rows or an index of the wrong kind. A new segment swallows older ones that are
+    With `fresh` those that wait for an index, otherwise those with many dead rows or an index of the wrong kind. A new segment swallows older ones that are
     not larger than what it has so far: each time a vector is built in again its
     segment is at least twice as large, so there are O(log n) segments and each
     vector is built in O(log n) times.
     """
-    if view.overfull:
+    if fresh:
         chosen = [part for part in view.parts if not part.segment.sealed]
     else:
         chosen = view.withered or outgrown(view, spec, dim)

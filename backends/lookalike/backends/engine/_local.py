@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
@@ -43,6 +44,11 @@ log = logging.getLogger(__name__)
 
 DELTA_LIMIT = 8192
 """Rows without an index before they become a segment."""
+IDLE_S = 3
+"""Seconds without a commit after which fewer rows become a segment too: comparing
+4,096 rows of 512 takes 0.25 ms a search, twice what the graph beside them takes."""
+IDLE_ROWS = 256
+"""Fewer are left where they are."""
 RETRY_S = (5.0, 30.0, 300.0)
 """Pauses of the builder after its first, second, and each later failure in a row."""
 
@@ -51,7 +57,8 @@ class LocalEngine(Engine):
     """Holds the vectors in this process.
 
     Options: `delta_limit` (rows compared exactly before they are built into a
-    segment, default 8192), `build_threads` (default 1).
+    segment, default 8192), `idle_s` (whole seconds without a commit after which
+    fewer are, default 3), `build_threads` (default 1).
     """
 
     @classmethod
@@ -77,6 +84,7 @@ class LocalEngine(Engine):
         self._spec = replace(config.index, metric=config.metric)
         limit = _whole(config, "delta_limit", DELTA_LIMIT)
         self._threads = _whole(config, "build_threads", 1)
+        self._idle_s = _whole(config, "idle_s", IDLE_S)
         self._disk = Disk(config.directory)
         self._view = View.of((), Delta.empty(config.dim, first_room(limit)), 0, limit)
         self._recovered = ""
@@ -91,6 +99,8 @@ class LocalEngine(Engine):
         self._rebuilds = 0
         self._building = False
         self._failures = 0
+        self._changed = time.monotonic()
+        """When rows were last added."""
         self._builder = threading.Thread(target=self._run, name="engine-builder", daemon=True)
 
     # -- searching ---------------------------------------------------------------
@@ -138,8 +148,11 @@ class LocalEngine(Engine):
         with self._state:
             if changes.seq < self.applied_seq:
                 return
+            before = self._view.waiting
             self._view = self._view.changed(changes.seq, removed, added, vectors)
-            if self._work_waits():
+            if len(added):
+                self._changed = time.monotonic()
+            if self._work_waits() or before < IDLE_ROWS <= self._view.waiting:
                 self._state.notify_all()
 
     def _incoming(self, changes: Changes) -> tuple[Keys, Vectors]:
@@ -235,13 +248,22 @@ class LocalEngine(Engine):
             or bool(outgrown(view, self._spec, self._config.dim))
         )
 
+    def _idle_in(self) -> float | None:
+        """Return the seconds until the rows that wait are sealed for want of others."""
+        if self._view.waiting < IDLE_ROWS:
+            return None
+        return max(0.0, self._changed + self._idle_s - time.monotonic())
+
     def _run(self) -> None:
         """Build and save whatever waits, until the engine is closed."""
         while True:
             with self._state:
                 self._building = False
                 while not self._closing and (self._rebuilds or not self._work_waits()):
-                    self._state.wait()
+                    idle_in = None if self._rebuilds else self._idle_in()
+                    if idle_in == 0.0:
+                        break
+                    self._state.wait(idle_in)
                 if self._closing:
                     return
                 self._building = True
@@ -260,10 +282,11 @@ class LocalEngine(Engine):
     def _build_waiting(self) -> None:
         with self._builds:
             with self._state:
-                if self._view.overfull:
+                fresh = self._view.overfull or self._idle_in() == 0.0
+                if fresh:
                     self._view = self._view.frozen()
                 spec = self._spec
-                inputs = plan(self._view, spec, self._config.dim)
+                inputs = plan(self._view, spec, self._config.dim, fresh=fresh)
             if inputs:
                 self._build(inputs, spec, self._background, fall_back=True)
                 self._save()
@@ -330,10 +353,11 @@ class LocalEngine(Engine):
 
 
 def _whole(config: EngineConfig, name: str, default: int) -> int:
-    unknown = sorted(set(config.options) - {"delta_limit", "build_threads"})
+    unknown = sorted(set(config.options) - {"build_threads", "delta_limit", "idle_s"})
     if unknown:
         raise InvalidArgument(
-            f"The local engine has no option {unknown[0]!r}. Known: build_threads, delta_limit.",
+            f"The local engine has no option {unknown[0]!r}. "
+            "Known: build_threads, delta_limit, idle_s.",
             field=f"options.{unknown[0]}",
         )
     value = config.options.get(name, default)

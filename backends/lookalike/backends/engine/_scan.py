@@ -23,7 +23,7 @@ from lookalike.backends.types import Hits, Mask, Metric, Rows, Vectors, normaliz
 
 Scores = NDArray[np.float32]
 
-SLACK = 16
+SLACK = 8
 """Candidates beyond k: room for the rounding of the matrix product."""
 TIE_LIMIT = 4096
 """Rows looked at when more vectors tie with the k-th than there is slack for."""
@@ -68,8 +68,9 @@ def nearest(
     scores = np.take_along_axis(scores, order, axis=1)
     if places.shape[1] < count:
         for i in np.flatnonzero(scores[:, width - 1] == scores[:, -1]):
+            score = float(scores[i, width - 1])
             places[i, :width], scores[i, :width] = _untie(
-                vectors, queries[i : i + 1], width, metric, rows, int(places[i, -1])
+                vectors, queries[i : i + 1], width, metric, rows, places[i], score
             )
     return Hits(places[:, :width].astype(np.int64), scores[:, :width], exact=True)
 
@@ -116,6 +117,11 @@ def checked(queries: Vectors, k: int, dim: int, metric: Metric) -> Vectors:
         raise VectorNotFinite("The query vector has a number that is not finite.")
     if metric is not Metric.COSINE:
         return np.ascontiguousarray(queries, np.float32)
+    with np.errstate(over="ignore"):
+        squares = np.vecdot(queries, queries)
+    if (squares > 1e-30).all() and (squares < 1e30).all():
+        # 30 us for 256 queries of 512 where float64 takes 1 ms, and right to 1e-7
+        return np.ascontiguousarray(queries / np.sqrt(squares)[:, None], np.float32)
     if not queries.any(axis=1).all():
         raise VectorZero("The query vector is zero, so it has no direction to compare.")
     return normalize(queries)
@@ -125,6 +131,8 @@ def merge(parts: Sequence[Hits], q: int, k: int) -> tuple[NDArray[np.int64], Sco
     """Merge answers whose ids are keys to the k best keys, equal scores by rising key."""
     if not parts:
         return _nothing(q, k)
+    if len(parts) == 1 and parts[0].ids.shape[1] >= k:
+        return parts[0].ids[:, :k], parts[0].scores[:, :k]
     ids = np.concatenate([part.ids for part in parts], axis=1)
     scores = np.concatenate([part.scores for part in parts], axis=1)
     order = np.lexsort((ids, -scores, ids < 0), axis=-1)[:, :k]
@@ -228,25 +236,27 @@ def _untie(
     k: int,
     metric: Metric,
     rows: Rows | None,
-    last: int,
+    known: Rows,
+    score: float,
 ) -> tuple[Rows, Scores]:
     """Decide by row among more equal vectors than `SLACK` (many copies of one picture).
 
-    `last` is the worst candidate so far; the margin is the rounding of its product.
+    `known` are the candidates so far, `score` is the k-th. The margin covers the
+    rounding of the scores to float32 and that of the rough ones.
     """
     size = float(np.linalg.norm(query.astype(np.float64)))
-    reach = float(np.linalg.norm(vectors[last].astype(np.float64)))
-    floor = float(_rough(vectors[last : last + 1], query, metric)[0, 0])
-    margin = 1e-12 * (size + reach) ** 2 if metric is Metric.L2 else 2e-6 * size * reach
+    reach = float(np.linalg.norm(vectors[known].astype(np.float64), axis=1).max())
+    noise = 1e-12 * (size + reach) ** 2 if metric is Metric.L2 else 2e-6 * size * reach
+    margin = noise + 2.5e-7 * abs(score)
     sure: list[Rows] = []
     band: list[Rows] = []
     for some, block in _blocks(vectors, query, metric, rows):
         line = block[0]
         own = np.arange(some, some + len(line)) if isinstance(some, int) else some
-        sure.append(own[line > floor + margin])
-        band.append(own[np.abs(line - floor) <= margin][:TIE_LIMIT])
+        sure.append(own[line > score + margin])
+        band.append(own[np.abs(line - score) <= margin][:TIE_LIMIT])
     ties = np.concatenate(band)[: TIE_LIMIT + k]
-    places = np.sort(np.concatenate([*sure, ties])).astype(np.int64)
+    places = np.unique(np.concatenate([*sure, ties, known])).astype(np.int64)
     scores = precise_scores(vectors, query, places[None], metric)[0]
     order = np.lexsort((places, -scores))[:k]
     return places[order], scores[order]

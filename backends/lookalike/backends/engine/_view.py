@@ -93,9 +93,14 @@ class View:
         return sum(part.count for part in self.every)
 
     @property
+    def waiting(self) -> int:
+        """Rows without an index, dead ones too."""
+        return _waiting(self.every)
+
+    @property
     def overfull(self) -> bool:
         """True if more rows wait for an index than should."""
-        return _waiting(self.every) > self.limit
+        return self.waiting > self.limit
 
     @property
     def withered(self) -> list[Part]:

@@ -55,7 +55,7 @@ class ExactSearch:
 
     def fits_float32(self, queries: Vectors) -> bool:
         """Tell whether no product of these queries can overflow float32."""
-        length = _lengths(queries).max()
+        length = _lengths(queries).max(initial=0)
         return bool((length + self.longest) * max(length, self.longest) < FLOAT32_SAFE)
 
     @property

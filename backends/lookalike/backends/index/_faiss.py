@@ -19,7 +19,14 @@ import numpy as np
 
 from lookalike.backends.errors import IndexSpecInvalid
 from lookalike.backends.index._compare import ExactSearch, rerank
-from lookalike.backends.index._depth import Tuned, knobs_for
+from lookalike.backends.index._depth import (
+    SURE_SHARE,
+    UNSELECTED,
+    Tuned,
+    first_live,
+    from_the_rear,
+    knobs_for,
+)
 from lookalike.backends.index._file import append_facts, identity, read_facts, writing
 from lookalike.backends.index._measure import (
     MOST_FACTOR,
@@ -115,7 +122,7 @@ class FaissIndex(VectorIndex):
         _configure(inner, index._plan, spec)
         report("training", 0, count)
         with _omp_threads(1 if "PQ" in index._plan.factory else threads):
-            inner.train(_training_part(vectors, index._plan))
+            _train(inner, _training_part(vectors, index._plan), spec.metric)
         for start in range(0, count, CHUNK):
             report("adding", start, count)
             inner.add(np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32))
@@ -225,43 +232,64 @@ class FaissIndex(VectorIndex):
     def _search(self, queries: Vectors, k: int, live: Mask | None, params: SearchParams) -> Hits:
         alive = self.count if live is None else int(np.count_nonzero(live))
         want = min(k, alive)
-        knobs = (
-            None
-            if params.exact or not want
-            else knobs_for(self._plan, self._tuned, params, want, alive, self.count)
-        )
+        knobs = None
+        if want and not params.exact:
+            sizes = {"want": want, "alive": alive, "count": self.count}
+            knobs = knobs_for(self._plan, self._tuned, params, self.spec.metric, **sizes)
         if knobs is None or not self._compare.fits_float32(queries):
             return self._compare.search(queries, k, live)
         faiss.omp_set_num_threads(1)
         fetch = want if knobs.factor == 1 else max(want, TOP) * knobs.factor
-        rows = self._ask(queries, fetch, live, knobs, alive)
+        rows, poor = self._propose(queries, fetch, live, alive, knobs)
         hits = rerank(self.spec.metric, queries, self.vectors, rows, k)
-        short = np.flatnonzero(hits.ids[:, want - 1] < 0)
-        if len(short):
-            all_of_them = self._compare.search(queries[short], k, live)
-            hits.ids[short], hits.scores[short] = all_of_them.ids, all_of_them.scores
+        poor |= hits.ids[:, want - 1] < 0
+        if live is not None and alive < SURE_SHARE * self.count:
+            poor |= self._unsure(queries, hits, rows, live, knobs)
+        if poor.any():
+            all_of_them = self._compare.search(queries[poor], k, live)
+            hits.ids[poor], hits.scores[poor] = all_of_them.ids, all_of_them.scores
         return hits
 
-    def _ask(
-        self, queries: Vectors, fetch: int, live: Mask | None, knobs: Tuned, alive: int = 0
-    ) -> Rows:
-        """Let FAISS propose rows, (queries, any), live ones only, -1 = none."""
+    def _propose(
+        self, queries: Vectors, fetch: int, live: Mask | None, alive: int, knobs: Tuned
+    ) -> tuple[Rows, Mask]:
+        """Have FAISS propose live rows; also tell the queries that need another way."""
+        if live is None or self._plan.selects:
+            return self._ask(queries, fetch, live, knobs), np.zeros(len(queries), dtype=np.bool_)
+        deep = knobs.ef_search or math.ceil(UNSELECTED * fetch * self.count / alive)
+        return first_live(self._ask(queries, deep, None, knobs), live, fetch)
+
+    def _unsure(self, queries: Vectors, hits: Hits, rows: Rows, live: Mask, knobs: Tuned) -> Mask:
+        """Tell the queries whose live rows may lie elsewhere than where was looked.
+
+        A filter may leave out just what is near. Codes cannot tell far vectors apart:
+        then hits come from the rear of the proposals, too. Lists: then more of them
+        hold better rows.
+        """
+        if self._plan.lossy:
+            return from_the_rear(hits.ids, rows)
+        if knobs.nprobe in (0, self._plan.nlist):
+            return np.zeros(len(queries), dtype=np.bool_)
+        deeper = Tuned(nprobe=min(2 * knobs.nprobe, self._plan.nlist))
+        rows = self._ask(queries, hits.ids.shape[1], live, deeper)
+        other = rerank(self.spec.metric, queries, self.vectors, rows, hits.ids.shape[1])
+        differs: Mask = (other.ids != hits.ids).any(axis=1)
+        return differs
+
+    def _ask(self, queries: Vectors, fetch: int, live: Mask | None, knobs: Tuned) -> Rows:
+        """Have FAISS propose rows, (queries, fetch), the likely best first, -1 = none."""
         chosen: dict[str, Any] = {}
-        if live is not None and self._plan.selects:
+        if live is not None:
             bits = np.packbits(live, bitorder="little")
             chosen["sel"] = faiss.IDSelectorBitmap(bits)
         match self._plan.kind:
             case Kind.HNSW:
-                params = faiss.SearchParametersHNSW(efSearch=knobs.ef_search, **chosen)
+                params = faiss.SearchParametersHNSW(efSearch=knobs.ef_search)
             case Kind.IVF:
                 params = faiss.SearchParametersIVF(nprobe=knobs.nprobe, **chosen)
             case _:
                 params = faiss.SearchParameters(**chosen) if chosen else None
-        if live is not None and not self._plan.selects:
-            fetch = math.ceil(1.3 * fetch * self.count / alive)
         _, rows = self._inner.search(queries, min(fetch, self.count), params=params)
-        if live is not None and not self._plan.selects:
-            rows[(rows >= 0) & ~live[rows]] = -1
         found: Rows = rows
         return found
 
@@ -289,7 +317,7 @@ def _create(made: Plan, dim: int, metric: Metric) -> Any:
     except (RuntimeError, MemoryError) as error:
         reason = str(error).rsplit("Error: ", 1)[-1].rsplit(" failed: ", 1)[-1].strip()
         raise IndexSpecInvalid(
-            f"FAISS cannot make {made.factory!r} for {dim} dimensions: {reason[:160]}",
+            f"The factory string {made.factory!r} cannot be used for {dim} dimensions: {reason[:160]}",
             field="index.options",
         ) from error
 
@@ -322,6 +350,15 @@ def _configure(inner: Any, made: Plan, spec: IndexSpec) -> None:
         core.cp.max_points_per_centroid = TRAINING_POINTS_PER_CENTRE
     if isinstance(core, faiss.IndexPQ):
         core.do_polysemous_training = False  # takes half a minute, for a search we do not use
+
+
+def _train(inner: Any, part: Vectors, metric: Metric) -> None:
+    rotation = faiss.downcast_VectorTransform(inner.chain.at(0)) if inner is not _core(inner) else 0
+    if isinstance(rotation, faiss.PCAMatrix) and metric is not Metric.L2:
+        # PCA moves the mean to 0, which changes products, by another amount for each row
+        rotation.train(part)
+        rotation.have_bias = False
+    inner.train(part)
 
 
 def _training_part(vectors: Vectors, made: Plan) -> Vectors:

@@ -9,6 +9,12 @@ DEFAULT_M = 16
 DEFAULT_EF_CONSTRUCTION = 200
 DEFAULT_EF_SEARCH = 64
 MAX_EF = 10_000
+DOT_DEPTH = 15
+"""How many of the best a graph of inner products gives. It links to long vectors and
+reaches few of the short ones, whatever ef: recall 0.99 at 10, 0.98 at 15, 0.97 at 20,
+0.80 at 100 (20k x 64, lengths spread by 25 %; hnswlib and FAISS alike). Turning it
+into distances by one more dimension (Bachrach et al. 2014) reaches all of them but
+needs ef 256 for 0.95 at 10. So deeper searches compare all rows."""
 MAX_NLIST = 2**18
 """A quarter million centres: 4 * sqrt(n) reaches it at 4 billion vectors."""
 

@@ -48,7 +48,8 @@ class Plan:
     lossy: bool = False
     """True if it holds codes that are not the vectors."""
     selects: bool = True
-    """True if a search can be kept to live rows."""
+    """True if a search is kept to live rows. A graph could be, but then does not tell
+    how far it saw."""
     nlist: int = 0
     m: int = 0
     points: int = 1
@@ -85,11 +86,15 @@ def _from_algorithm(spec: IndexSpec, count: int) -> Plan:
             nlist = max(nlist, 1)
             return Plan(Kind.IVF, f"IVF{nlist},Flat", nlist=nlist, points=nlist * POINTS_PER_CENTRE)
         case HnswParams(m=m):
-            return Plan(Kind.HNSW, f"HNSW{m or DEFAULT_M},Flat", m=m or DEFAULT_M)
+            return _graph(m or DEFAULT_M)
         case None if count >= HNSW_FROM:
-            return Plan(Kind.HNSW, f"HNSW{DEFAULT_M},Flat", m=DEFAULT_M)
+            return _graph(DEFAULT_M)
         case _:
             return Plan(Kind.FLAT)
+
+
+def _graph(m: int) -> Plan:
+    return Plan(Kind.HNSW, f"HNSW{m},Flat", selects=False, m=m)
 
 
 def check(spec: IndexSpec, dim: int) -> Plan | None:
@@ -132,7 +137,7 @@ def parse(factory: str, dim: int) -> Plan:
         _kind(part, match["codec"]),
         factory.removesuffix(match["refine"] or ""),
         lossy=not match["codec"].endswith("Flat") and match["codec"] != f"HNSW{part.get('m')}",
-        selects="nlist" in part or "pq" not in part,
+        selects="nlist" in part or not part.keys() & {"pq", "m"},
         nlist=part.get("nlist", 0),
         m=part.get("m", 0),
         points=_points(part, bits, dim),

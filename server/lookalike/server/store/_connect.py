@@ -16,8 +16,9 @@ from typing import Any
 import apsw
 
 from lookalike.backends.errors import DataLoss, FailedPrecondition, Unavailable
+from lookalike.server.store._configs import COLLECTION, to_collection
 from lookalike.server.store._errors import damaged_file, translated
-from lookalike.server.store._rows import Meta
+from lookalike.server.store._rows import COLUMNS, Meta, damaged, is_sound
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +141,12 @@ def _configure(db: apsw.Connection, cache_kib: int) -> None:
 def _mend_indexes(db: apsw.Connection, table: str) -> None:
     if (faults := db.execute(f"PRAGMA integrity_check({table})").fetchall()) == [("ok",)]:
         return
+    # An index is only as good as the rows that it is built from.
+    for row in db.execute(f"SELECT {COLLECTION} FROM collections"):
+        to_collection(row)
+    for row in db.execute(f"SELECT {COLUMNS} FROM items AS i NOT INDEXED"):
+        if not is_sound(row):
+            raise damaged(bytes(row[3] or b"").decode("utf-8", "replace"), "")
     _log.warning("damage in the table %s, its indexes are built anew: %s", table, faults[:5])
     try:
         db.execute(f"REINDEX {table}")

@@ -25,6 +25,10 @@ _log = logging.getLogger(__name__)
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+# Metadata that is no JSON any more, and a schema that no longer fits the statements.
+_DAMAGE_SIGNS = ("malformed JSON", "no such ", " has no column named ")
+
+
 def disk_full() -> DiskFull:
     """Return the error of a write for which there is no room."""
     return DiskFull("The disk of the server is full; nothing was stored. Free space and try again.")
@@ -50,7 +54,7 @@ def domain_error(error: Exception) -> LookalikeError:
             return disk_full()
         case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError() | UnicodeDecodeError():
             return damaged_file()
-        case apsw.SQLError() if "malformed JSON" in str(error):
+        case apsw.SQLError() if any(sign in str(error) for sign in _DAMAGE_SIGNS):
             return damaged_file()
         case apsw.IOError() | apsw.CantOpenError():
             return DataLoss("The store could not be read; check the server's disk.")

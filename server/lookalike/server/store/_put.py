@@ -85,10 +85,10 @@ class Plan:
         if old is not None:
             if self.mode is WriteMode.SKIP_EXISTING:
                 return WriteResult(item.id, Outcome.SKIPPED)
-            if self.mode is WriteMode.CREATE_ONLY:
-                return WriteResult(item.id, Outcome.FAILED, _exists(item.id))
             if old.digest == item.digest:
                 return WriteResult(item.id, Outcome.UNCHANGED)
+            if self.mode is WriteMode.CREATE_ONLY:
+                return WriteResult(item.id, Outcome.FAILED, _exists(item.id))
         standing = self._standing(old, item.digest, vector)
         self.standings[item.id] = replace(standing, item=item, metadata=metadata, picture=picture)
         return WriteResult(item.id, Outcome.CREATED if old is None else Outcome.UPDATED)

@@ -172,8 +172,9 @@ def _to_image(row: Row) -> ImageRecord | None:
 
 def damaged(item_id: str, collection: str) -> DataLoss:
     """Return the error of an item whose checksum does not fit."""
+    place = f' of the collection "{collection}"' if collection else ""
     return DataLoss(
-        f'The item "{item_id}" of the collection "{collection}" is damaged in the store. '
+        f'The item "{item_id}"{place} is damaged in the store. '
         "Delete it and store it again, or restore a backup.",
         id=item_id,
         collection=collection,

@@ -298,8 +298,8 @@ class Store:
         return known
 
     def _dimension(self, number: int) -> int:
-        rows = self._read("SELECT config ->> 'dimension' FROM collections WHERE number = ?", number)
-        return int(rows[0][0]) if rows else 0
+        rows = self._read(f"SELECT {COLLECTION} FROM collections WHERE number = ?", number)
+        return to_collection(rows[0]).config.dimension if rows else 0
 
     def _vectors(self, number: int, keys: Keys) -> bytes:
         """Read vectors as one block.
