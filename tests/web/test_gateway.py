@@ -175,6 +175,25 @@ def test_fields_hold_for_the_files_after_them(http: TestClient) -> None:
     assert get.json()["metadata"] == {"shelf": 2}
 
 
+def test_an_id_stands_for_one_file_of_a_form(http: TestClient) -> None:
+    files = [
+        ("file", ("same.jpg", jpeg(600))),
+        ("file", ("same.jpg", b"no picture")),
+        ("file", ("same.jpg", jpeg(600))),
+        ("file", ("bad.jpg", b"no picture")),
+        ("file", ("bad.jpg", b"no picture")),
+    ]
+    answer = http.post("/v1/items", files=files, data={"collection": "spare"}).json()
+    outcomes = [(one["outcome"], one.get("error", {}).get("reason")) for one in answer["results"]]
+    assert outcomes == [
+        ("created", None),
+        ("failed", "ITEM_EXISTS"),
+        ("unchanged", None),
+        ("failed", "IMAGE_FORMAT_UNSUPPORTED"),
+        ("failed", "IMAGE_FORMAT_UNSUPPORTED"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("parts", "status", "reason"),
     [

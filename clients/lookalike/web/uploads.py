@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import unicodedata
-from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +27,7 @@ from lookalike.client.errors import (
     ImageTooLarge,
     InputsEmpty,
     InvalidArgument,
+    ItemExists,
     LookalikeError,
 )
 from lookalike.web.backend import Backend
@@ -100,8 +100,10 @@ class _Upload:
         self._backend = backend
         self._patience_s = settings.upload_patience_s
         self._fields = _Fields()
-        self._open: defaultdict[str, deque[dict[str, Any]]] = defaultdict(deque)
-        """Results that wait for their outcome, by id; the server keeps equal ids in turn."""
+        self._first: dict[str, tuple[str, dict[str, Any]]] = {}
+        """By id: the hash of the file that came first with it, and its result."""
+        self._again: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        """Results of files that came again byte by byte, and of those that they repeat."""
 
     async def run(self, request: Request, max_image_bytes: int) -> None:
         """Read the form to its end, and wait for the outcomes."""
@@ -125,6 +127,10 @@ class _Upload:
 
     def report(self) -> dict[str, Any]:
         """Return the outcomes and how often there was which."""
+        for result, first in self._again:
+            result.update({key: first[key] for key in ("outcome", "error") if key in first})
+            if result["outcome"] in ("created", "updated"):
+                result["outcome"] = "unchanged"
         counts = dict.fromkeys(("created", "updated", "unchanged", "skipped", "failed"), 0)
         for result in self.results:
             counts[result["outcome"]] = counts.get(result["outcome"], 0) + 1
@@ -135,11 +141,17 @@ class _Upload:
         item, name = self._fields.item(part)
         result: dict[str, Any] = {"name": name, "id": item.id, "outcome": "failed"}
         self.results.append(result)
+        digest = content_id(item.image) if isinstance(item.image, bytes) else ""
+        known, first = self._first.setdefault(item.id, (digest, result))
         error = _fault(part, item, max_image_bytes)
+        if first is not result and error is None:
+            if known == digest:
+                self._again.append((result, first))
+                return None
+            error = _twice(item.id)
         if error is not None:
             result["error"] = body_of(error)
             return None
-        self._open[item.id].append(result)
         return item
 
     # ------------------------------------------------------------ the thread
@@ -160,10 +172,9 @@ class _Upload:
         )
 
     def _note(self, written: WriteResult) -> None:
-        waiting = self._open[written.id]
-        if not waiting:
+        if written.id not in self._first:
             return
-        result = waiting.popleft()
+        _, result = self._first[written.id]
         result["outcome"] = written.outcome.value
         if written.error is not None:
             result["error"] = body_of(written.error)
@@ -194,6 +205,15 @@ def _fault(part: Part, item: NewItem, max_image_bytes: int) -> LookalikeError | 
             field="id",
         )
     return None
+
+
+def _twice(item_id: str) -> LookalikeError:
+    """Outcomes come in any order, so an id stands for one file of a form."""
+    return ItemExists(
+        f"Another file of this form has the id {item_id[:80]!r}; give one of them an id of its "
+        "own, or send them one after the other.",
+        field="id",
+    )
 
 
 def _one_of(part: Part, words: tuple[str, ...]) -> str:
