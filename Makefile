@@ -57,7 +57,7 @@ clean:           ## remove the environments and what tools left behind
 # torch first and pinned: a looser requirement would take a build for GPUs, gigabytes of it.
 .venv/.dev: .venv/.server
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[server,clip,testing,dev]'
+	$(PIP) -e '.[server,web,clip,testing,dev]'
 	@$(PIP) 'hnswlib>=0.8' || echo "hnswlib needs g++ and python3-dev to build; going on without it"
 	@touch $@
 
