@@ -291,6 +291,30 @@ def test_collections_are_made_shown_and_deleted(run: Run) -> None:
     assert run("collections", "create", "x", "--metric", "hamming")[0] == 1
 
 
+def test_a_file_name_neither_breaks_lines_nor_rewrites_the_terminal(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "a\n\x1b[31mb.jpg").write_bytes(b"bad picture")
+    _, _, err = run("index", photos)
+    assert "\x1b" not in err
+    assert f"failed: {photos}/a\\n\\x1b[31mb.jpg: " in err
+    list_ = tmp_path / "failures.tsv"
+    run("index", photos, "--failures", list_)
+    (line,) = list_.read_text().splitlines()
+    assert line.split("\t")[0] == f"{photos}/a\\n\\x1b[31mb.jpg"
+
+
+def test_what_cannot_be_meant_is_refused_before_any_work(run: Run, photos: Path) -> None:
+    assert run("items", "list", "-n", "-3")[0] == 2
+    code, _, err = run("embed", photos, "-o", photos / "nope" / "v.npz")
+    assert code == 1
+    assert f"{photos}/nope: No such file" in err
+    code, out, err = run("demo", "--photos", photos / "nope", "--out", photos / "demo")
+    assert (code, out) == (2, "")
+    assert "there is no folder" in err
+    assert not (photos / "demo").exists()
+
+
 def test_deletes_ask_on_a_terminal_and_fail_without_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

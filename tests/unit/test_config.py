@@ -143,6 +143,7 @@ def test_the_place_of_a_wrong_value_is_told(home: Path) -> None:
         ("LOOKALIKE_SERVER__LISTN", "server.listn: there is no such key; did you mean 'listen'?"),
         ("LOOKALIKE_WHATEVER", "there is no section 'whatever'; known: LOOKALIKE_SERVER__"),
         ("LOOKALIKE_SERVER", "environment: "),
+        ("LOOKALIKE_PORT", "there is no section 'port'"),
     ],
 )
 def test_variables_that_set_nothing_are_refused(
@@ -156,6 +157,29 @@ def test_the_clients_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -
     for name in ("ADDRESS", "TOKEN_FILE", "SHARED"):
         monkeypatch.setenv(f"LOOKALIKE_{name}", "x")
     load(NOTHING)
+
+
+@pytest.mark.parametrize("service", ["LOOKALIKE", "LOOKALIKE_SERVER"])
+def test_what_kubernetes_tells_of_a_service_is_no_setting(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "50051",
+        "SERVICE_PORT_GRPC_MAIN": "50051",
+        "PORT": "tcp://10.0.0.1:50051",
+        "PORT_50051_TCP": "tcp://10.0.0.1:50051",
+        "PORT_50051_TCP_PROTO": "tcp",
+        "PORT_50051_TCP_PORT": "50051",
+        "PORT_50051_TCP_ADDR": "10.0.0.1",
+    }.items():
+        monkeypatch.setenv(f"{service}_{name}", value)
+    assert load(NOTHING).config.server.listen == "127.0.0.1:50051"
+
+
+def test_a_variable_that_is_not_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_INDEX__PARAMS", '{"m": 32')
+    assert "LOOKALIKE_INDEX__PARAMS is not JSON" in refusal()
 
 
 def test_a_config_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import os
 import re
 import tomllib
@@ -45,6 +46,11 @@ _CLIENT_VARIABLES = frozenset(
     }
 )
 """Variables of the client and of the developers; not settings of the server."""
+_OF_KUBERNETES = re.compile(
+    r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)=|_PORT=\w+://|_PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?="
+)
+"""What each container gets for each service of its namespace, named after the service: in
+one with a service "lookalike", LOOKALIKE_SERVICE_HOST and LOOKALIKE_PORT=tcp://10.0.0.1:50051."""
 _SECRET = re.compile(r"(token|secret|password|credential|api_?key)s?$", re.IGNORECASE)
 _USER_INFO = re.compile(r"//[^/@\s]+@")
 _Path = tuple[str, ...]
@@ -176,7 +182,7 @@ def _environment() -> _Layer:
     try:
         values = EnvSettingsSource(Config)()
     except SettingsError as error:
-        raise ConfigError(f"environment: {error}") from None
+        raise ConfigError(f"environment: {_broken_json() or error}") from None
     variables = {name.upper(): name for name in os.environ}
     names = {}
     for path, _ in _flat(values):
@@ -185,11 +191,25 @@ def _environment() -> _Layer:
     return _Layer(values, "environment", names)
 
 
+def _broken_json() -> str:
+    """Name the variable whose table is not JSON, which pydantic does not."""
+    for name, value in sorted(os.environ.items()):
+        if not name.upper().startswith(PREFIX) or not value.lstrip().startswith("{"):
+            continue
+        try:
+            json.loads(value)
+        except ValueError as error:
+            return f"{name} is not JSON: {error}"
+    return ""
+
+
 def _check_variables() -> None:
     """Refuse LOOKALIKE_ variables that set nothing; pydantic only knows wrong keys."""
     sections = list(Config.model_fields)
     for name in sorted(os.environ):
         if not name.upper().startswith(PREFIX) or name in _CLIENT_VARIABLES:
+            continue
+        if _OF_KUBERNETES.search(f"{name}={os.environ[name]}"):
             continue
         section, delimiter, key = name[len(PREFIX) :].lower().partition("__")
         if section in sections:

@@ -91,8 +91,9 @@ class FailureList:
     def add(self, source: str, error: Exception | None) -> None:
         """Say that `source` failed, and why."""
         reason, message = getattr(error, "reason", ""), str(error or "no reason was given")
+        source, message = _printable(source), _printable(" ".join(message.split()))
         if self._file is not None:
-            self._file.write("\t".join((source, reason, " ".join(message.split()))) + "\n")
+            self._file.write(f"{source}\t{reason}\t{message}\n")
         else:
             self._meter.say(f"failed: {source}: {message} ({reason})")
 
@@ -100,6 +101,11 @@ class FailureList:
 def say(message: str) -> None:
     """Print a line on stderr."""
     print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """Escape what would break a line, or rewrite the terminal: a file may have any name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _bad(failed: int) -> str:

@@ -47,6 +47,8 @@ def demo(
     """
     from lookalike.client import Client, LocalServer
 
+    if photos and not Path(photos).is_dir():
+        raise _exit.UsageError(f"there is no folder {photos}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,6 +59,8 @@ def embed(
 
     if embedder and _settings.has_address(server):
         raise UsageError("--embedder is for a private server; leave out --server")
+    if not (folder := Path(out).parent).is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     files = found_files(paths, all_files=all_files)
     bad = done = 0
     with _server(server, embedder, model) as (client, name):
@@ -91,7 +96,6 @@ def _server(server: str, embedder: str, model: str) -> Iterator[tuple[Client, st
             yield client, model
         return
     import tempfile
-    from pathlib import Path
 
     from lookalike.client import Client, LocalServer
 
@@ -104,9 +108,6 @@ def _server(server: str, embedder: str, model: str) -> Iterator[tuple[Client, st
 
 def _write(out: str, ids: list[str], vectors: FloatMatrix) -> None:
     """Write the file in one step: what is there is old or whole."""
-    import os
-    from pathlib import Path
-
     import numpy as np
 
     path = Path(out)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from lookalike.client.cli import _exit, _options
+from lookalike.client.cli._output import counted
 from lookalike.client.cli._progress import FailureList, Meter, say
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def _sentence(report: UploadReport, count: int, failures: str) -> str:
     ]
     rate = report.total / report.seconds if report.seconds else 0.0
     where = f"; the list is in {failures}" if report.failed and failures else ""
-    again = f", over {report.reconnects + 1} connections" if report.reconnects else ""
+    tries = counted(report.reconnects, "attempt")
+    again = f", {tries} to connect again" if report.reconnects else ""
     return f"{', '.join(parts)} in {report.seconds:.1f} s ({rate:.0f}/s){again}{where}"
 
 

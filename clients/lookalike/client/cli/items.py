@@ -52,7 +52,9 @@ def _root(
 
 def list_(
     where: _options.Where = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many; 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=0, help="At most so many; 0: all.")
+    ] = 0,
     ids: Annotated[bool, typer.Option("--ids", help="The ids alone, one a line.")] = False,
     collection: _options.CollectionName = "",
     server: _options.Server = "",
