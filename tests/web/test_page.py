@@ -347,7 +347,13 @@ def test_words_search_where_the_model_knows_them(
     ],
 )
 def test_no_serious_fault_of_accessibility_in_any_state(
-    running: Browser, page: Gateway, files: Path, shots: Path, name: str, options: dict[str, object]
+    running: Browser,
+    page: Gateway,
+    server: str,
+    files: Path,
+    shots: Path,
+    name: str,
+    options: dict[str, object],
 ) -> None:
     axe = axe_source()
     visit = Visit(running, page.url, **options)
@@ -388,3 +394,5 @@ def test_no_serious_fault_of_accessibility_in_any_state(
     width: int = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert width <= 0, "the page scrolls sideways"
     visit.close()
+    with Client(server) as client:  # other tests know what is stored
+        client.delete(where='name = "new-1.jpg"')
