@@ -134,7 +134,7 @@ def test_more_like_this_and_dislike_refine_the_hits(visit: Visit) -> None:
     with tab.expect_request("**/v1/search") as asked:
         tab.click(f".card[data-id='{unwanted}'] .act.no")
     parts = json.loads(asked.value.post_data or "")["parts"]
-    assert parts == [{"item_id": "scene/5.jpg"}, {"item_id": unwanted, "weight": -1}]
+    assert parts == [{"item_id": "scene/5.jpg"}, {"item_id": unwanted, "weight": -0.3}]
     tab.wait_for_selector(f".card[data-id='{unwanted}']", state="detached")
     assert unwanted not in visit.hits()
     assert "minus=" in tab.url

@@ -4,6 +4,10 @@ const listeners = [];
 
 export const RATES = [0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001];
 const VARIETY = 0.5;
+// Measured on 2,257 photographs, 133 queries with one wrong hit disliked: with weight 0 / -0.3 /
+// -0.5 / -1, hits of the query's own kind 35 / 36 / 32 / 11 %, of the disliked kind 17 / 5 / 3 / 0 %.
+const DISLIKE = -0.3;
+const DISLIKES = -0.6; // all of them together
 
 const EMPTY = {
   picture: null, // {blob, name, url, key}
@@ -57,7 +61,9 @@ export function searchRequest(limit, judge = false) {
   if (state.picture) inputs.push({ image: "@image", ...region });
   if (state.item) inputs.push({ item_id: state.item.id, ...region });
   if (state.text) inputs.push({ text: state.text });
-  for (const [id, { sign }] of state.marks) inputs.push({ item_id: id, weight: sign });
+  const disliked = [...state.marks.values()].filter((one) => one.sign < 0).length;
+  const away = Math.max(DISLIKE, DISLIKES / disliked);
+  for (const [id, { sign }] of state.marks) inputs.push({ item_id: id, weight: sign > 0 ? 1 : away });
   const query = inputs.length === 1 && !inputs[0].weight ? inputs[0] : { parts: inputs };
   const request = { collection: state.collection, limit, ...query };
   if (judge) request.judge = true;
