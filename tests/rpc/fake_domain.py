@@ -296,7 +296,8 @@ class FakeDuplicates:
 
     def find(self, collection: str, kind: Kind, where: Filter) -> Iterator[Found]:
         self.asked.append((collection, kind, where))
-        items = [item for item, _ in self.library.collection(collection).items.values()]
+        stored = self.library.collection(collection).items
+        items = [stored[i][0] for i in sorted(stored)]
         first, *others = items
         yield Found(0, len(items))
         kinds = [Kind.EXACT, Kind.SAME_PICTURE, Kind.NEAR]

@@ -19,10 +19,13 @@ _MOST_ITEMS: Final = 2800
 """Items of the sample: 3.9 million pairs, one matrix product of 0.2 s at 512 numbers each."""
 _MOST_NUMBERS: Final = 4_000_000
 """Numbers in the sample's vectors: 16 MB, also where vectors are long."""
-_RATES: Final = tuple(m * 10.0**e for e in range(-1, -9, -1) for m in (5.0, 2.0, 1.0))
+_RATES: Final = (
+    *(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1),
+    *(m * 10.0**e for e in range(-2, -9, -1) for m in (5.0, 2.0, 1.0)),
+)
 _TAIL_PAIRS: Final = 100
 """A share that fewer pairs of the sample reach is not read off, but extrapolated."""
-_MOST_CHECKED: Final = 100
+_MOST_CHECKED: Final = 50
 _MISSES: Final = 8
 """The highest pairs are compared as pictures until so many in a row are different ones."""
 
@@ -81,7 +84,7 @@ def learn(
     """Learn from all pairs of a sample of items; None where they tell nothing.
 
     `vectors` is (n, dim), n at least 2. `same_picture` says whether two rows show the
-    same picture; it is asked about the highest pairs only, at most 100, and those that
+    same picture; it is asked about the highest pairs only, at most 50, and those that
     do are left out: they are no unrelated pairs. Any thread; about half a second.
     """
     table = scores_of(vectors, vectors, metric)

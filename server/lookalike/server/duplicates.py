@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -27,15 +28,17 @@ from lookalike.server.same_picture import is_same
 
 NEAR_RATE: Final = 1e-6
 """At most so many unrelated pairs score as high as near-duplicates by vectors alone."""
-_NEIGHBOURS: Final = 6
-"""Candidates of each item, itself among them: no altered copy had more pictures before its
-original. Of many copies each finds some, and the groups join them."""
+_NEIGHBOURS: Final = 4
+"""Candidates of each item, itself among them: of 2700 altered copies one had more pictures
+before its original. Of many copies each finds some, and the groups join them."""
+_ALWAYS: Final = 2
+"""The first of them, itself among them, are compared whatever they score."""
 _BATCH: Final = 256
 """Items whose vectors are searched with at a time: 32 MiB at the most numbers."""
-_LOOKS: Final = 512
-"""Pictures kept ready to be compared: 0.3 GB at most."""
-_UNDER_WAY: Final = 32
-"""Comparisons handed out at a time."""
+_LOOKS: Final = 2048
+"""Pictures kept ready to be compared: 0.2 GB at most."""
+_UNDER_WAY: Final = 16
+"""Items handed out at a time to be compared with their candidates."""
 _TRIES: Final = 5
 """Vectors of items that went meanwhile are read again without them."""
 _EQUAL: Final = 1 - 1e-6
@@ -141,6 +144,8 @@ class _Hunt:
         self._keys: Keys = collection.select(where)
         self._allowed = self._keys if where else None
         self._groups = {level: _Groups(len(self._keys)) for level in Kind if level <= kind}
+        self._compared = np.full((len(self._keys), _NEIGHBOURS), -1, np.int64)
+        """By row, the rows it is compared with: 32 bytes an item."""
         self._looks = _Looks(collection)
         self._told = time.monotonic()
 
@@ -179,51 +184,55 @@ class _Hunt:
 
     def _compare(self, start: int) -> Iterator[Found]:
         """Join the items of one batch with those near them."""
-        pairs = deque(self._candidates(start))
-        size, count = min(_BATCH, len(self._keys) - start), max(len(pairs), 1)
-        waiting: deque[tuple[int, int, Future[bool]]] = deque()
+        candidates = self._candidates(start)
+        size, count = min(_BATCH, len(self._keys) - start), max(len(candidates), 1)
+        todo = deque(candidates.items())
+        waiting: deque[tuple[int, Future[list[int]]]] = deque()
         groups = self._groups[Kind.SAME_PICTURE]
         try:
-            while pairs or waiting:
-                while pairs and len(waiting) < _UNDER_WAY:
-                    i, j = pairs.popleft()
-                    if groups.root(i) != groups.root(j):
-                        call = partial(self._looks.same, self._keys[i], self._keys[j])
-                        future = self._pictures.submit(call, deadline=None, bulk=True)
-                        waiting.append((i, j, future))
-                if waiting:
-                    i, j, future = waiting.popleft()
-                    if future.result():
-                        self._join(Kind.SAME_PICTURE, i, j)
-                yield from self._progress(start + size * (count - len(pairs)) // count)
+            while todo or waiting:
+                while todo and len(waiting) < _UNDER_WAY:
+                    i, others = todo.popleft()
+                    others = [j for j in others if groups.root(i) != groups.root(j)]
+                    keys = self._keys[[i, *others]].tolist()
+                    call = partial(self._looks.same, keys[0], keys[1:])
+                    waiting.append((i, self._pictures.submit(call, deadline=None, bulk=True)))
+                i, future = waiting.popleft()
+                for key in future.result():
+                    j = int(np.searchsorted(self._keys, key))
+                    self._join(Kind.SAME_PICTURE, i, j)
+                yield from self._progress(start + size * (count - len(todo)) // count)
         finally:
-            for *_, future in waiting:
+            for _, future in waiting:
                 future.cancel()
-        yield from self._progress(start + size)
 
     def _progress(self, done: int) -> Iterator[Found]:
         if (now := time.monotonic()) - self._told >= _TOLD_S:
             self._told = now
             yield Found(done, len(self._keys))
 
-    def _candidates(self, start: int) -> list[tuple[int, int]]:
-        """Join what is near by its vectors; return the pairs to compare, the best first."""
+    def _candidates(self, start: int) -> dict[int, list[int]]:
+        """Join what is near by its vectors; return what to compare each item with, best first."""
         rows, vectors = self._vectors(range(start, min(start + _BATCH, len(self._keys))))
         if not rows:
-            return []
+            return {}
         found = self._collection.search(vectors, _NEIGHBOURS, self._allowed, SearchParams())
         others = np.searchsorted(self._keys, found.ids).clip(max=len(self._keys) - 1)
-        own = np.array(rows)[:, None]
-        known = (self._keys[others] == found.ids) & (others != own)
-        low, high = np.minimum(own, others), np.maximum(own, others)
-        if self._kind is Kind.NEAR:
-            near = known & (found.scores >= self._near)
-            for i, j in zip(low[near].tolist(), high[near].tolist(), strict=True):
-                self._join(Kind.NEAR, i, j)
+        known = (self._keys[others] == found.ids) & (others != np.array(rows)[:, None])
+        near = known & (found.scores >= self._near)
         wanted = known & (found.scores >= self._comparable)
-        order = np.argsort(-found.scores[wanted], kind="stable")
-        pairs = zip(low[wanted][order].tolist(), high[wanted][order].tolist(), strict=True)
-        return list(dict.fromkeys(pairs))
+        wanted[:, :_ALWAYS] |= known[:, :_ALWAYS]
+        candidates: dict[int, list[int]] = {}
+        for at, i in enumerate(rows):
+            if self._kind is Kind.NEAR:
+                for j in others[at, near[at]].tolist():
+                    self._join(Kind.NEAR, i, j)
+            chosen = others[at, wanted[at]].tolist()
+            self._compared[i, : len(chosen)] = chosen
+            # A pair that chose each other is compared once.
+            if new := [j for j in chosen if j > i or i not in self._compared[j]]:
+                candidates[i] = new
+        return candidates
 
     # ---------------------------------------------------------------- groups
 
@@ -275,10 +284,17 @@ class _Looks:
         self._looks: OrderedDict[int, Look | None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def same(self, key: int, other: int) -> bool:
-        """Say whether two items show the same picture; those without one do not."""
-        one, two = self._get(int(key)), self._get(int(other))
-        return one is not None and two is not None and is_same(one, two)
+    def same(self, key: int, others: Sequence[int]) -> list[int]:
+        """Return which other items show the same picture; those without one do not."""
+        if not others or (kept := self._get(key)) is None:
+            return []
+        # A copy: what it learns of itself while it is compared is large, and goes with it.
+        look = copy(kept)
+        return [
+            other
+            for other in others
+            if (one := self._get(other)) is not None and is_same(look, one)
+        ]
 
     def _get(self, key: int) -> Look | None:
         with self._lock:

@@ -53,7 +53,7 @@ _EXACT = 0.35
 """Most pixels, of the fine grid, that a block that agrees may be off."""
 _PROMISING = 0.3
 """Part of the blocks that must correlate on the rough grid for the fine one to be tried."""
-_STRENGTH, _FEW, _COUNT = 0.29, 1.6, 6
+_STRENGTH, _FEW, _COUNT = 0.37, 1.6, 6
 """Least strength of the evidence, more of it for few blocks, and least blocks that agree."""
 _SMALLEST = 24.0
 """Least side of the part that is shared, in pixels of a look."""
@@ -179,24 +179,33 @@ class _Blocks:
 def _examine(one: Look, other: Look, box: Box, other_box: Box) -> Evidence:
     """Refine one guess and count what agrees."""
     found = _search(*_grids(one, other, box, other_box, _ROUGH))
+    evidence = Evidence()
     for _ in range(_STEPS):
         likely = found.comparable & (found.correlation > _LIKELY)
-        textured = int(np.count_nonzero(found.textured))
-        if np.count_nonzero(likely) < max(3, _PROMISING * textured):
-            return Evidence(0, textured)
-        moved = _moved(other_box, found, likely)
-        box, other_box = _inside(other, box, moved)
-        if min(box[2] - box[0], box[3] - box[1]) < _SMALLEST:
-            return Evidence(0, textured)
-        if min(other_box[2] - other_box[0], other_box[3] - other_box[1]) < _SMALLEST:
-            return Evidence(0, textured)
+        if np.count_nonzero(likely) < max(3, _PROMISING * np.count_nonzero(found.textured)):
+            break
+        box, other_box = _inside(other, box, _moved(other_box, found, likely))
+        if _least_side(box) < _SMALLEST or _least_side(other_box) < _SMALLEST:
+            break
         found = _track(*_grids(one, other, box, other_box, _FINE))
+        evidence = _evidence(found)
+        if evidence.same:
+            break
+    return evidence
+
+
+def _least_side(box: Box) -> float:
+    return min(box[2] - box[0], box[3] - box[1])
+
+
+def _evidence(found: _Blocks) -> Evidence:
     agreement = (found.correlation - _CORRELATED) / (1 - _CORRELATED)
     agreement *= found.comparable & (np.hypot(found.down, found.right) < _EXACT)
+    textured = int(np.count_nonzero(found.textured))
     return Evidence(
         int(np.count_nonzero(agreement > 0)),
         textured,
-        float(np.maximum(agreement, 0).sum()) / max(int(np.count_nonzero(found.textured)), 1),
+        float(np.maximum(agreement, 0).sum()) / max(textured, 1),
     )
 
 
