@@ -5,7 +5,7 @@ RUN       = .venv/bin/python
 PHOTOS   ?=
 KILLS    ?= 250
 LOOKALIKE_SHARED ?= ../shared
-export LOOKALIKE_SHARED
+export LOOKALIKE_SHARED PHOTOS
 
 .PHONY: help demo test check gen lint types drift prove bench clean
 
@@ -13,7 +13,7 @@ help:            ## say what there is
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: .venv/.server   ## a real server, a gallery, and searches in it (PHOTOS=DIR: your own pictures)
-	@.venv/bin/lookalike demo $(if $(PHOTOS),--photos '$(PHOTOS)')
+	@.venv/bin/lookalike demo $${PHOTOS:+--photos "$$PHOTOS"}
 
 test: .venv/.dev      ## every test but the long proofs, under 10 minutes
 	$(RUN) -m pytest -q -n 2 --dist loadscope

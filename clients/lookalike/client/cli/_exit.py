@@ -10,6 +10,7 @@ from lookalike.client.cli import _settings
 from lookalike.client.errors import (
     CollectionNotFound,
     FileUnreadable,
+    FilterInvalid,
     LookalikeError,
     NotFound,
     ServerUnavailable,
@@ -29,6 +30,8 @@ def code_of(error: LookalikeError) -> int:
             return NOT_REACHED
         case NotFound():
             return NOT_FOUND
+        case FilterInvalid():
+            return USAGE
         case _:
             return FAILED
 
