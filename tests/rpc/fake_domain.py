@@ -299,11 +299,11 @@ class FakeDuplicates:
         stored = self.library.collection(collection).items
         items = [stored[i][0] for i in sorted(stored)]
         first, *others = items
-        yield Found(0, len(items))
         kinds = [Kind.EXACT, Kind.SAME_PICTURE, Kind.NEAR]
         members = [Member(item, k, 0.5) for item, k in zip(others, kinds, strict=False)]
-        yield Found(len(items), len(items), (Member(first), *members))
         try:
+            yield Found(0, len(items))
+            yield Found(len(items), len(items), (Member(first), *members))
             while self.endless:
                 time.sleep(0.01)
                 yield Found(len(items), len(items))
