@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[1] for n in names if n.startswith("lookalike/")} == {
-        "v1", "backends", "server", "client",
+        "v1", "backends", "server", "client", "web",
     }  # fmt: skip
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"lookalike"}
     for needed in (
