@@ -312,6 +312,8 @@ def test_an_end_asked_for_is_announced_to_uploads_and_waits_for_them(tmp_path: P
         watch = server.health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)  # as timeout(1) does: a signal and its echo are one
+        server.process.send_signal(signal.SIGTERM)
         assert next(call).draining.grace_seconds == 30
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
@@ -338,6 +340,7 @@ def test_a_stream_that_never_ends_cannot_hold_the_process(tmp_path: Path, twice:
         server.process.send_signal(signal.SIGTERM)
         assert next(call).WhichOneof("message") == "draining"
         if twice:
+            time.sleep(0.3)  # closer together they are one
             server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == (128 + signal.SIGTERM if twice else 0)
         assert time.monotonic() - started < 0.5 + 2.5

@@ -235,6 +235,17 @@ def test_an_older_copy_of_the_database_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_database_that_has_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "store.db").unlink()
+    assert 'no "store.db"' in refused(tmp_path, DataLoss)
+    assert not (tmp_path / "store.db").exists()
+    (tmp_path / "mark").unlink()  # as the message says
+    store = Store.open(tmp_path)
+    assert store.collections() == []
+    store.close()
+
+
 @pytest.mark.parametrize("mark", [b"", b"\0" * 1024, b"rubbish" * 200])
 def test_a_mark_that_is_damaged_or_of_another_store_is_passed_over(
     tmp_path: Path, mark: bytes

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 _FAILED = 1
 _USAGE = 2
 _INTERRUPTED = 130
+_ONE_WISH_S = 0.2
+"""Signals closer together are one: timeout(1), and wrappers that pass on what the whole
+process group gets, send each twice."""
 _SLACK_S = 2.0
 """Time to close everything after the grace, before the process is ended all the same."""
 
@@ -194,11 +198,14 @@ class _StopSignals:
         return self._asked.wait(timeout_s)
 
     def _listen(self) -> None:
+        asked_at = 0.0
         while True:
             for number in os.read(self._read_end, 16):
-                if self._asked.is_set():
+                if not self._asked.is_set():
+                    asked_at = time.monotonic()
+                    self._asked.set()
+                elif time.monotonic() - asked_at > _ONE_WISH_S:
                     os._exit(128 + number)
-                self._asked.set()
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

@@ -108,6 +108,7 @@ class Store:
         check_sqlite()
         lock_file = lock(directory)
         try:
+            _check_present(directory)
             db = open_writer(_database(directory), vfs, migrations(), micros(clock()))
             try:
                 return cls(directory, lock_file, db, clock, vfs)
@@ -357,6 +358,16 @@ class Store:
                 'remove the file "mark" from the data folder to go on with what is there.'
             )
         self._mark.write(seq)
+
+
+def _check_present(directory: Path) -> None:
+    """Raise DataLoss for a folder whose database has gone: a new one would hide that."""
+    mark = directory / "mark"
+    if mark.exists() and mark.stat().st_size and not _database(directory).exists():
+        raise DataLoss(
+            'The data folder has the file "mark" of a database, but no "store.db". Restore '
+            'the whole folder, or remove the file "mark" to begin with nothing.'
+        )
 
 
 def _database(directory: Path) -> Path:
