@@ -156,16 +156,16 @@ def test_nearer_items_that_do_not_pass_stand_in_no_ones_way(tmp_path: Path) -> N
     with open_house(tmp_path) as house:
         rows = random_rows(70, 4)
         rows[1:7] = rows[0]
-        rows[7] = normalize(rows[:1] + 0.2 * rows[8:9])[0]
+        rows[7] = normalize(np.float32(5) * rows[:1] + rows[8:9])[0]
         house.library.create_collection(
             CollectionConfig("v", model="none", dimension=rows.shape[1]), exist_ok=False
         )
         for i, row in enumerate(rows):
-            data = altered(things(0), "grey") if i == 7 else picture(i)
-            shelf = "other" if 1 <= i < 7 else "mine"
+            data = altered(things(6), "grey") if i == 7 else picture(i)
+            shelf = "other" if i < 6 else "mine"
             house.put([NewItem(f"{i}", image=data, vector=row, metadata={"shelf": shelf})], "v")
         where = Filter(all=(Condition("shelf", Test.EQ, "mine"),))
-        assert ids(find(house, where=where, collection="v")) == {frozenset("07")}
+        assert ids(find(house, where=where, collection="v")) == {frozenset("67")}
 
 
 def test_without_pictures_only_files_and_vectors_tell(tmp_path: Path) -> None:

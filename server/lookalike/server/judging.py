@@ -77,7 +77,8 @@ class Judge:
         known = self._learned.get(number)
         count = collection.engine.stats().count
         if known is not None and known.space == space:
-            if abs(count - known.count) <= _DRIFT * known.count:
+            drift = abs(count - known.count) > _DRIFT * known.count
+            if not drift and (known.count < MIN_ITEMS) == (count < MIN_ITEMS):
                 return known.calibration
         elif known is not None:
             known = None
