@@ -129,7 +129,7 @@ def test_a_defect_is_a_line_and_no_traceback(run: Run, monkeypatch: pytest.Monke
 
 def test_a_bad_condition_is_shown_with_a_caret(run: Run) -> None:
     code, _, err = run("items", "count", "--where", "price < acme")
-    assert code == 1
+    assert code == 2
     assert err.splitlines()[-1].strip() == "^"
 
 

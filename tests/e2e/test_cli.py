@@ -127,7 +127,7 @@ def test_metadata_is_set_asked_for_and_deleted_by(address: str, photos: Path) ->
         (["search", "--like", "nobody"], 5, "nobody"),
         (["items", "get", "nobody"], 5, "nobody"),
         (["index", ".", "-c", "nowhere"], 5, "lookalike collections create"),
-        (["items", "count", "-w", "a <"], 1, "^"),
+        (["items", "count", "-w", "a <"], 2, "^"),
         (["collections", "create", "UPPER"], 1, "UPPER"),
         (["nonsense"], 2, "No such command"),
         (["info", "--server", "127.0.0.1:1"], 4, "lookalike serve"),
