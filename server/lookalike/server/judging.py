@@ -31,7 +31,8 @@ SCENE_RATE: Final = 1e-4
 """At most so many unrelated pairs score as high as the same scene or object. Of pairs of
 photographs beyond it, all showed the same kind of thing."""
 SIMILAR_RATE: Final = 1e-2
-"""And as high as what is similar: a quarter of the photographs beyond it are of one kind."""
+"""And as high as what is similar: of the pairs of photographs beyond it, a third show one kind of
+thing, of all pairs one in fifty."""
 PICTURE_RATE: Final = 5e-3
 """Matches that more unrelated pairs reach are not compared as pictures: of 2700 altered
 copies of photographs none lay there (grey ones came nearest, at 3.6e-3)."""
