@@ -1,4 +1,4 @@
-"""Measure what answers are worth: false-match rates, tiers, duplicates.
+"""Measure what answers are worth: false-match rates, tiers, duplicates, regions.
 
     python bench/results.py --photos DIR [--only tiers] [--quick] [--json FILE] [--check]
 
@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 from _copies import CHANGES
+from _explain import IOU_BAR, collage, overlap
 from _scores import Figure, category
+from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.client import Client, NewItem
@@ -137,6 +139,35 @@ def measure_duplicates(client: Client, photos: Photos, quick: bool) -> Report:
     }
 
 
+def measure_regions(client: Client, photos: Photos, quick: bool) -> Report:
+    """Search with a box on collages, and ask where the hit agrees with the collage."""
+    fill(client, "all", ((i, path.read_bytes()) for i, path in photos.items()))
+    rng = np.random.default_rng(SEED + 2)
+    ids = sorted(photos)
+    first, first_whole, overlaps = [], [], []
+    for _ in range(60 if quick else 200):
+        planted, ground = rng.choice(ids, 2, replace=False).tolist()
+        made, place = collage(pixels(photos[planted]), pixels(photos[ground]), rng)
+        box = (place.left, place.top, place.width, place.height)
+        with_box = client.search(image=made, region=box, k=1, collection="all")
+        first.append(float(with_box[0].id == planted))
+        whole = client.search(image=made, k=1, collection="all")
+        first_whole.append(float(whole[0].id == planted))
+        matches = client.explain(planted, image=made, collection="all").matches
+        overlaps.append(overlap(matches[0].query_region, place) if matches else 0.0)
+    return {
+        "original first with the box": figure(first),
+        "original first without": figure(first_whole),
+        "why box on the planted region": figure([float(o > IOU_BAR) for o in overlaps]),
+        "median overlap": statistics.median(overlaps),
+    }
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
 def found_pairs(client: Client, collection: str) -> tuple[set[Pair], float]:
     """Return all pairs of items in one group, and how long it took to find them."""
     started = time.perf_counter()
@@ -154,8 +185,9 @@ MEASURES: dict[str, Callable[[Client, Photos, bool], Report]] = {
     "rates": measure_rates,
     "tiers": measure_tiers,
     "duplicates": measure_duplicates,
+    "regions": measure_regions,
 }
-"""What is measured, by name; more is added here."""
+"""What is measured, by name."""
 
 
 def shortfalls(report: dict[str, Report]) -> list[str]:
@@ -167,6 +199,8 @@ def shortfalls(report: dict[str, Report]) -> list[str]:
         ("duplicates", "precision", "at least", 0.99),
         ("duplicates", "recall", "at least", 0.97),
         ("duplicates", "seconds", "at most", 30.0),
+        ("regions", "original first with the box", "at least", 0.95),
+        ("regions", "why box on the planted region", "at least", 0.80),
     ]
     short = []
     for part, name, side, bar in bars:
