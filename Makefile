@@ -38,9 +38,10 @@ drift: .venv/.dev .gen/.ok
 prove: .venv/.dev     ## the long proofs (KILLS=n scales the loops)
 	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -m prove tests
 
-bench: .venv/.dev     ## quality of the built-in embedder and speed of the way in
+bench: .venv/.dev     ## quality of the embedder, speed of the way in, worth of the answers
 	$(RUN) bench/quality.py --photos $(LOOKALIKE_SHARED)/data/photos --copies --quick
 	$(RUN) bench/ingest.py --photos $(LOOKALIKE_SHARED)/data/photos
+	$(RUN) bench/results.py --photos $(LOOKALIKE_SHARED)/data/photos --quick
 
 clean:           ## remove the environments and what tools left behind
 	rm -rf .venv .gen .pytest_cache .mypy_cache .ruff_cache .hypothesis
