@@ -343,7 +343,7 @@ def test_a_stream_that_never_ends_cannot_hold_the_process(tmp_path: Path, twice:
             time.sleep(0.3)  # closer together they are one
             server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == (128 + signal.SIGTERM if twice else 0)
-        assert time.monotonic() - started < 0.5 + 2.5
+        assert time.monotonic() - started < 8  # the default grace would be 30
         held.set()
 
 
@@ -358,7 +358,7 @@ def test_an_end_that_hangs_is_cut_short(tmp_path: Path) -> None:
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
-        assert 2.0 < time.monotonic() - started < 0.2 + 2.0 + 1.5
+        assert 2.0 < time.monotonic() - started < 10  # the hang would be 60
     assert "not everything ended in time" in server.log.read_text()
 
 
