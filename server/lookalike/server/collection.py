@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine.base import Engine
 from lookalike.backends.errors import (
     CollectionLoading,
@@ -299,6 +300,7 @@ class Collection:
     def rebuild(self, spec: IndexSpec, progress: Progress) -> None:
         """Build the index anew as `spec` says; the old one answers meanwhile. Job thread."""
         self.engine.rebuild(spec, progress)
+        reach("collection.rebuild.built")
         self.record = self._store.write(
             lambda t: t.update_collection(self.number, index=spec)
         ).result()

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import Cancelled, Internal, JobNotFound, LookalikeError
 from lookalike.backends.index import auto
 from lookalike.backends.types import IndexSpec
@@ -206,6 +207,7 @@ class Jobs:
 
     def _save(self, job: Job) -> None:
         self._store.write(lambda transaction: transaction.save_job(job)).result()
+        reach("jobs.state.saved")
 
     def _forget_old(self) -> None:
         limit = self._clock() - _KEPT_S

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lookalike.backends import registry
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine.base import Engine, EngineConfig
 from lookalike.backends.errors import (
     CollectionExists,
@@ -158,6 +159,7 @@ class Library:
                     collection=config.name,
                 )
             record = self._store.write(lambda t: t.create_collection(config, space)).result()
+            reach("library.create.stored")
             collection = self._new(record)
             collection.open()
             self._add(collection)
@@ -174,6 +176,7 @@ class Library:
                 )
             # The store first: where it cannot, the collection stays as it is.
             count = self._store.write(lambda t: t.delete_collection(found.number)).result()
+            reach("library.delete.stored")
             del self._by_name[name], self._by_number[found.number]
         found.close(snapshot=False)
         shutil.rmtree(self._folder(found.number), ignore_errors=True)
@@ -233,6 +236,7 @@ class Library:
                 collection.open()
             except Exception:
                 _log.exception("collection cannot be opened name=%s", collection.name)
+        reach("library.opened")
         self._opened.set()
 
     def _apply(self, seq: int, changes: Mapping[int, Changes]) -> None:
@@ -250,6 +254,7 @@ class Library:
         if self._indexes.is_dir():
             for folder in self._indexes.iterdir():
                 if folder.name not in known:
+                    reach("library.sweep.before")
                     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ from typing import IO
 
 import numpy as np
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import FailedPrecondition
 from lookalike.backends.types import Keys, Metric, Progress, Vectors, normalize
 from lookalike.server.collection import Collection
@@ -57,7 +58,9 @@ class Reembed:
                 done = np.concatenate([done, missing])
                 file.flush()
                 vectors: Vectors = np.memmap(file, np.float32, "r", shape=(len(done), model.dim))
+                reach("reembed.swap.before")
                 if collection.replace_vectors(done, vectors, model.space):
+                    reach("reembed.swap.after")
                     return
 
     def _embed(

@@ -16,6 +16,7 @@ from typing import Self
 
 import numpy as np
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine._build import Abandoned, build_segment, outgrown, plan
 from lookalike.backends.engine._part import Part, Segment
 from lookalike.backends.engine._recover import load_segments, reconcile
@@ -233,9 +234,11 @@ class LocalEngine(Engine):
                 progress=progress,
                 fall_back=fall_back,
             )
+        reach("engine.build.done")
         with self._state:
             self._view = self._view.swapped(inputs, built)
             self._spec = spec
+        reach("engine.segment.swapped")
         for part in inputs:  # those that the disk had no room for
             if part.segment.sealed:
                 self._disk.abandon(part.segment.number)
@@ -287,6 +290,8 @@ class LocalEngine(Engine):
                     self._view = self._view.frozen()
                 spec = self._spec
                 inputs = plan(self._view, spec, self._config.dim, fresh=fresh)
+            if any(part.segment.sealed for part in inputs):
+                reach("engine.merge.before")
             if inputs:
                 self._build(inputs, spec, self._background, fall_back=True)
                 self._save()
@@ -316,8 +321,10 @@ class LocalEngine(Engine):
     def _recover(self, truth: Truth) -> None:
         seq = truth.seq()
         segments, self._recovered = load_segments(self._disk, self._config, seq)
+        reach("engine.snapshot.loaded")
         limit = self._view.limit
         self._view = reconcile(segments, truth, seq, self._config.dim, limit)
+        reach("engine.reconcile.done")
 
     # -- reading and closing -----------------------------------------------------
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine._part import Segment
 from lookalike.backends.types import (
     Algorithm,
@@ -194,6 +195,7 @@ class Disk:
             (self._directory / MANIFEST).unlink(missing_ok=True)
             if self._directory.is_dir():
                 _sync(self._directory)
+            reach("engine.snapshot.discarded")
             self._saved.clear()
             self.seq = 0
 
@@ -213,6 +215,7 @@ class Disk:
         except BaseException:
             self.abandon(number)
             raise
+        reach("engine.rows.written")
         with self._lock:
             self._building[number] = record
         return mapped
@@ -251,9 +254,13 @@ class Disk:
             with aside.open("wb") as file:
                 file.write(json.dumps(outer, indent=1).encode())
                 file.flush()
+                reach("engine.manifest.written")
                 os.fsync(file.fileno())
+            reach("engine.manifest.before")
             aside.replace(self._directory / MANIFEST)
+            reach("engine.manifest.renamed")
             _sync(self._directory)
+            reach("engine.sweep.before")
             self.seq = seq
             self._saved = {_number(record.name): record for record in records}
             self._sweep({record.name for record in records})
@@ -275,10 +282,13 @@ class Disk:
         if segment.index is not None:
             (folder / INDEX).unlink(missing_ok=True)
             segment.index.save(folder / INDEX)
+            reach("engine.index.written")
             files[INDEX] = _seal(folder / INDEX)
         _sync(folder)
         name = f"segment-{segment.number:08d}"
+        reach("engine.segment.before")
         folder.replace(self._directory / name)
+        reach("engine.segment.renamed")
         self._building.pop(segment.number, None)
         record = SegmentRecord(name, len(segment.keys), segment.spec, files)
         self._saved[segment.number] = record
@@ -293,6 +303,7 @@ class Disk:
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
                 Path(entry.path).unlink(missing_ok=True)
+            reach("engine.sweep.removed")
 
     def _verify(self, record: SegmentRecord, name: str) -> Path:
         """Check a file against its record, before anything else reads it."""
@@ -354,6 +365,7 @@ def _write_rows(path: Path, keys: Keys, dim: int, blocks: Iterator[Vectors]) -> 
             file.write(data)
 
         put(_header(len(keys), dim))
+        reach("engine.rows.begun")
         put(np.ascontiguousarray(keys, "<i8").tobytes())
         put(b"\0" * (_vectors_at(len(keys)) - file.tell()))
         for block in blocks:

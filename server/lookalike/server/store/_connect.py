@@ -15,6 +15,7 @@ from typing import Any
 
 import apsw
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import DataLoss, FailedPrecondition, Unavailable
 from lookalike.server.store._configs import COLLECTION, to_collection
 from lookalike.server.store._errors import damaged_file, translated
@@ -192,7 +193,9 @@ def _create(path: Path, vfs: str | None, scripts: Sequence[str], now_us: int) ->
             )
         finally:
             db.close()
+    reach("store.create.before")
     fresh.rename(path)
+    reach("store.create.renamed")
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -209,7 +212,10 @@ def _migrate(db: apsw.Connection, scripts: Sequence[str]) -> None:
             f"this one knows {len(scripts)}). Use that server, or choose another --data."
         )
     for number, script in enumerate(scripts[version:], version + 1):
-        db.execute(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT")
+        db.execute(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}")
+        reach("store.migrate.before")
+        db.execute("COMMIT")
+        reach("store.migrate.after")
 
 
 class Readers:

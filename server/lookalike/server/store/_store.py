@@ -14,6 +14,7 @@ from uuid import UUID
 import apsw
 import numpy as np
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import DataLoss
 from lookalike.backends.types import Changes, Keys, Vectors
 from lookalike.server.domain import CollectionRecord, Filter, Item, Job, StoredImage, View
@@ -107,9 +108,11 @@ class Store:
         """
         check_sqlite()
         lock_file = lock(directory)
+        reach("store.lock.taken")
         try:
             _check_present(directory)
             db = open_writer(_database(directory), vfs, migrations(), micros(clock()))
+            reach("store.open.checked")
             try:
                 return cls(directory, lock_file, db, clock, vfs)
             except BaseException:
@@ -127,6 +130,7 @@ class Store:
         # Writes first: the listener may read while they end.
         self._writer.finish()
         self._readers.close()
+        reach("store.close.before")
         self._writer.close()
         self._mark.close()
         os.close(self._lock_file)

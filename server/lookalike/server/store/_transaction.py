@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 import numpy as np
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import CollectionExists, CollectionNotFound, ItemNotFound
 from lookalike.backends.types import IndexSpec, Keys, Vectors
 from lookalike.server.domain import (
@@ -137,6 +138,7 @@ class Transaction:
         _field_indexes.drop(self._db, number, len(record.config.indexed_fields))
         [count] = self._values("SELECT count(*) FROM items WHERE collection = ?", number)
         self._db.execute("DELETE FROM collections WHERE number = ?", (number,))
+        reach("store.delete.written")
         self.changes.drop(number)
         return int(count)
 
@@ -326,6 +328,7 @@ class Transaction:
         if keys:
             dim = self._collection(number).config.dimension
             erase(self._db, keys)
+            reach("store.delete.written")
             self.changes.note(number, dim, keys)
         return len(keys)
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
+from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import LookalikeError, Unavailable
 from lookalike.backends.types import Changes
 from lookalike.server.store._errors import FULL_ERRNOS, disk_full, domain_error, stopped
@@ -129,6 +130,7 @@ class Writer:
                 self._abandon(group, error)
             for operation in group:
                 operation.resolve()
+                reach("store.answer.given")
             if not self._broken and self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint(
                     apsw.SQLITE_CHECKPOINT_TRUNCATE
@@ -157,17 +159,21 @@ class Writer:
                 "UPDATE meta SET seq = ?, next_key = ?, crc = ?",
                 (meta.seq, meta.next_key, meta.crc()),
             )
+        reach("store.commit.before")
         self._db.execute("COMMIT")
+        reach("store.commit.after")
         if meta is self._meta:
             return
         self._meta = meta
         self._mark.write(self.seq)
+        reach("store.mark.written")
         try:
             self._deliver(self.seq, transaction.changes.fold(self.seq))
         except Exception:
             # It is stored, and that is what the callers are told; whoever listens
             # has to bring itself level again.
             _log.exception("the listener failed seq=%s", self.seq)
+        reach("store.engines.told")
 
     def _take(self, transaction: Transaction) -> Iterator[_Operation[Any]]:
         """Yield what is queued now and comes meanwhile, up to the bounds of one commit."""
@@ -239,8 +245,10 @@ class Writer:
         Returns whether the log holds nothing any more that the database lacks.
         """
         self._mark.sync()
+        reach("store.checkpoint.before")
         try:
             _, done = self._db.wal_checkpoint(mode=mode)
+            reach("store.checkpoint.after")
         except apsw.BusyError:
             return False  # readers: the log stays, the next commit tries again
         except apsw.Error as error:
