@@ -166,6 +166,7 @@ def test_reflection_knows_the_services_and_the_error_details(server: Process, ve
     services, index, details = call(iter(asked), timeout=10)
     names = {service.name for service in services.list_services_response.service}
     assert {
+        "lookalike.v1.AdminService",
         "lookalike.v1.EmbedService",
         "lookalike.v1.IndexService",
         "lookalike.v1.SearchService",

@@ -28,6 +28,7 @@ from lookalike.server.rpc.server import Domain, Front, check_address
 from lookalike.server.rpc.system import ServerFacts
 from lookalike.server.searcher import Searcher
 from lookalike.server.store import Store
+from lookalike.server.verifying import Verifier
 
 _log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ class App:
             embedding=embedding,
             models=models,
             jobs=jobs,
+            verifier=Verifier(library, store),
             limits=limits,
             default_index=default_index,
             facts=ServerFacts(

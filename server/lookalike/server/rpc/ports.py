@@ -37,6 +37,7 @@ from lookalike.server.domain import (
 from lookalike.server.duplicates import Found, Kind
 from lookalike.server.explain import Explanation
 from lookalike.server.facets import FieldCounts
+from lookalike.server.verifying import Event
 
 
 class Collection(Protocol):
@@ -116,6 +117,10 @@ class Explainer(Protocol):
 
 class Duplicates(Protocol):
     def find(self, collection: str, kind: Kind, where: Filter) -> Iterator[Found]: ...
+
+
+class Verifier(Protocol):
+    def verify(self, collection: str, probe_count: int) -> Iterator[Event]: ...
 
 
 class Calibrations(Protocol):

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from lookalike.backends.errors import FailedPrecondition
 from lookalike.backends.types import IndexSpec
 from lookalike.server.limits import Limits
+from lookalike.server.rpc.admin import AdminService
 from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
@@ -31,11 +32,14 @@ from lookalike.server.rpc.ports import (
     Library,
     Models,
     Searcher,
+    Verifier,
 )
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.system import ServerFacts, SystemService
 from lookalike.server.rpc.upload import Uploads
 from lookalike.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     embed_service_pb2,
     embed_service_pb2_grpc,
     index_service_pb2,
@@ -46,9 +50,10 @@ from lookalike.v1 import (
     system_service_pb2_grpc,
 )
 
-EMBED, INDEX, SEARCH, SYSTEM = (
+ADMIN, EMBED, INDEX, SEARCH, SYSTEM = (
     file.DESCRIPTOR.services_by_name[name].full_name
     for file, name in (
+        (admin_service_pb2, "AdminService"),
         (embed_service_pb2, "EmbedService"),
         (index_service_pb2, "IndexService"),
         (search_service_pb2, "SearchService"),
@@ -57,6 +62,7 @@ EMBED, INDEX, SEARCH, SYSTEM = (
 )
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _SERVICES = (
+    ADMIN,
     EMBED,
     INDEX,
     SEARCH,
@@ -88,6 +94,7 @@ class Domain:
     embedding: Embedding
     models: Models
     jobs: Jobs
+    verifier: Verifier
     limits: Limits
     default_index: IndexSpec
     facts: ServerFacts
@@ -101,7 +108,7 @@ class Front:
         self._health = health.HealthServicer()
         self._uploads = Uploads(domain.library, domain.ingest, limits)
         self._guard = CallGuard(
-            Slots(threads, "calls"), Slots(_LASTING_CALLS, "watchers of jobs or reflection")
+            Slots(threads, "calls"), Slots(_LASTING_CALLS, "calls that last, like watching a job")
         )
         workers = threads + limits.max_uploads + _LASTING_CALLS + _SPARE_THREADS
         self._server = grpc.server(
@@ -110,10 +117,15 @@ class Front:
             options=list(_options(limits).items()),
         )
         self._add_services(domain, default_deadline_s)
-        self._set_health({"": True, EMBED: True, SYSTEM: True, INDEX: False, SEARCH: False})
+        self._set_health(
+            {"": True, ADMIN: True, EMBED: True, SYSTEM: True, INDEX: False, SEARCH: False}
+        )
 
     def _add_services(self, domain: Domain, deadline_s: float) -> None:
         server, limits = self._server, domain.limits
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminService(domain.verifier), server
+        )
         embed_service_pb2_grpc.add_EmbedServiceServicer_to_server(
             EmbedService(domain.embedding, domain.models, limits, deadline_s), server
         )
