@@ -253,7 +253,9 @@ class BackupResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The next bytes of the copy, a SQLite database file."""
+    """The next bytes of the copy: a SQLite database file, and behind it a trailer
+    of 1024 bytes that tells whether all of it is there. To be kept as they come.
+    """
     @_builtins.property
     def start(self) -> Global___BackupStart:
         """What the copy is of."""
@@ -294,7 +296,7 @@ class BackupStart(_message.Message):
     seq: _builtins.int
     """The last commit that is in it."""
     size_bytes: _builtins.int
-    """Bytes of the copy."""
+    """Bytes of the copy, its trailer included."""
     store_id: _builtins.str
     """The store that it is of."""
     format_version: _builtins.int

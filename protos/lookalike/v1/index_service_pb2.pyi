@@ -803,6 +803,7 @@ class ItemInput(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """1 to 256 bytes without control characters. Empty: the server makes
     "sha256:" and the 64 hex digits of the image file's hash, so that the same
@@ -822,6 +823,12 @@ class ItemInput(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """What to attach: at most 16 KiB and 8 levels deep. Replaces what was there."""
 
+    @_builtins.property
+    def stored(self) -> Global___StoredItem:
+        """What ExportItems gave of the item besides. Needs `vector`, and is taken over
+        instead of being worked out anew.
+        """
+
     def __init__(
         self,
         *,
@@ -829,14 +836,51 @@ class ItemInput(_message.Message):
         image: _types_pb2.Image | None = ...,
         vector: _types_pb2.Vector | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        stored: Global___StoredItem | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "metadata", b"metadata", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "metadata", b"metadata", "stored", b"stored", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "image", b"image", "metadata", b"metadata", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "image", b"image", "metadata", b"metadata", "stored", b"stored", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ItemInput: _TypeAlias = ItemInput  # noqa: Y015
+
+@_typing.final
+class StoredItem(_message.Message):
+    """What a server worked out about an item, on its way to another collection or
+    server: ExportItems gives it, UploadItems and UpsertItems take it over.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    thumbnail: _builtins.bytes
+    """The thumbnail, a JPEG of at most 256 by 256 pixels; needs `image`. Not used if
+    the item comes with its picture, or if the collection keeps none.
+    """
+    digest: _builtins.bytes
+    """What the very same item is told by when it is sent again; 64 bytes, or empty."""
+    @_builtins.property
+    def image(self) -> _types_pb2.ImageInfo:
+        """What is known about the picture. Not used if the item comes with `image`."""
+
+    def __init__(
+        self,
+        *,
+        image: _types_pb2.ImageInfo | None = ...,
+        thumbnail: _builtins.bytes = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "image", b"image", "thumbnail", b"thumbnail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredItem: _TypeAlias = StoredItem  # noqa: Y015
 
 @_typing.final
 class UpsertItemsRequest(_message.Message):
@@ -1785,6 +1829,209 @@ class GetItemImageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetItemImageResponse: _TypeAlias = GetItemImageResponse  # noqa: Y015
+
+@_typing.final
+class ExportItemsRequest(_message.Message):
+    """----------------------------------------------------------------------- export
+
+    Request of IndexService.ExportItems.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    WITHOUT_IMAGES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection. Empty: "default"."""
+    without_images: _builtins.bool
+    """True: no thumbnails and no originals."""
+    @_builtins.property
+    def filter(self) -> _types_pb2.Filter:
+        """Only items that pass."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        filter: _types_pb2.Filter | None = ...,
+        without_images: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "without_images", b"without_images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportItemsRequest: _TypeAlias = ExportItemsRequest  # noqa: Y015
+
+@_typing.final
+class ExportItemsResponse(_message.Message):
+    """Answer of IndexService.ExportItems: one `start`, items by id, one `end`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    original: _builtins.bytes
+    """The next bytes of the original of the last item that was sent: at most 256 KiB."""
+    @_builtins.property
+    def start(self) -> Global___ExportStart:
+        """What is sent."""
+
+    @_builtins.property
+    def batch(self) -> Global___ExportBatch:
+        """Some items."""
+
+    @_builtins.property
+    def end(self) -> Global___ExportEnd:
+        """All was sent."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___ExportStart | None = ...,
+        batch: Global___ExportBatch | None = ...,
+        original: _builtins.bytes = ...,
+        end: Global___ExportEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "end", b"end", "event", b"event", "original", b"original", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "end", b"end", "event", b"event", "original", b"original", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "batch", "original", "end"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ExportItemsResponse: _TypeAlias = ExportItemsResponse  # noqa: Y015
+
+@_typing.final
+class ExportStart(_message.Message):
+    """What an export is of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """The last commit that is in it."""
+    store_id: _builtins.str
+    """The store that it is of."""
+    server_version: _builtins.str
+    """Version of the server."""
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """The collection as it was then; `item_count` is how many items are sent."""
+
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        collection: Global___Collection | None = ...,
+        store_id: _builtins.str = ...,
+        server_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "seq", b"seq", "server_version", b"server_version", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportStart: _TypeAlias = ExportStart  # noqa: Y015
+
+@_typing.final
+class ExportBatch(_message.Message):
+    """Some items of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportedItem]:
+        """The items. Only the last one can have `original_bytes`."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ExportedItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportBatch: _TypeAlias = ExportBatch  # noqa: Y015
+
+@_typing.final
+class ExportedItem(_message.Message):
+    """One item of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
+    ORIGINAL_BYTES_FIELD_NUMBER: _builtins.int
+    digest: _builtins.bytes
+    """What the very same item is told by when it is sent again."""
+    thumbnail: _builtins.bytes
+    """The thumbnail, if one is kept."""
+    original_bytes: _builtins.int
+    """Bytes of the original, if it is kept. Its bytes follow in messages of their own."""
+    @_builtins.property
+    def item(self) -> _types_pb2.Item:
+        """The item, with its vector."""
+
+    def __init__(
+        self,
+        *,
+        item: _types_pb2.Item | None = ...,
+        digest: _builtins.bytes = ...,
+        thumbnail: _builtins.bytes = ...,
+        original_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "item", b"item", "original_bytes", b"original_bytes", "thumbnail", b"thumbnail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedItem: _TypeAlias = ExportedItem  # noqa: Y015
+
+@_typing.final
+class ExportEnd(_message.Message):
+    """The end of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_COUNT_FIELD_NUMBER: _builtins.int
+    ORIGINAL_COUNT_FIELD_NUMBER: _builtins.int
+    item_count: _builtins.int
+    """Items that were sent."""
+    thumbnail_count: _builtins.int
+    """Thumbnails that were sent."""
+    original_count: _builtins.int
+    """Originals that were sent."""
+    def __init__(
+        self,
+        *,
+        item_count: _builtins.int = ...,
+        thumbnail_count: _builtins.int = ...,
+        original_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_count", b"item_count", "original_count", b"original_count", "thumbnail_count", b"thumbnail_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportEnd: _TypeAlias = ExportEnd  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):

@@ -98,6 +98,11 @@ class IndexServiceStub(object):
                 request_serializer=lookalike_dot_v1_dot_index__service__pb2.GetItemImageRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_index__service__pb2.GetItemImageResponse.FromString,
                 _registered_method=True)
+        self.ExportItems = channel.unary_stream(
+                '/lookalike.v1.IndexService/ExportItems',
+                request_serializer=lookalike_dot_v1_dot_index__service__pb2.ExportItemsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_index__service__pb2.ExportItemsResponse.FromString,
+                _registered_method=True)
         self.RebuildIndex = channel.unary_unary(
                 '/lookalike.v1.IndexService/RebuildIndex',
                 request_serializer=lookalike_dot_v1_dot_index__service__pb2.RebuildIndexRequest.SerializeToString,
@@ -219,6 +224,15 @@ class IndexServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportItems(self, request, context):
+        """Sends all items of a collection, or those that pass a filter, as they were
+        after one commit, with their vectors and pictures. Writes go on meanwhile.
+        UploadItems takes them up again, on this server or another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RebuildIndex(self, request, context):
         """Builds a collection's index anew, if wanted of another kind or on another
         backend, while the old one goes on answering; then swaps the two.
@@ -319,6 +333,11 @@ def add_IndexServiceServicer_to_server(servicer, server):
                     servicer.GetItemImage,
                     request_deserializer=lookalike_dot_v1_dot_index__service__pb2.GetItemImageRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_index__service__pb2.GetItemImageResponse.SerializeToString,
+            ),
+            'ExportItems': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportItems,
+                    request_deserializer=lookalike_dot_v1_dot_index__service__pb2.ExportItemsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_index__service__pb2.ExportItemsResponse.SerializeToString,
             ),
             'RebuildIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.RebuildIndex,
@@ -674,6 +693,33 @@ class IndexService(object):
             '/lookalike.v1.IndexService/GetItemImage',
             lookalike_dot_v1_dot_index__service__pb2.GetItemImageRequest.SerializeToString,
             lookalike_dot_v1_dot_index__service__pb2.GetItemImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookalike.v1.IndexService/ExportItems',
+            lookalike_dot_v1_dot_index__service__pb2.ExportItemsRequest.SerializeToString,
+            lookalike_dot_v1_dot_index__service__pb2.ExportItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,11 @@ class IndexServiceStub:
     """Deletes items by id or by filter."""
     GetItemImage: _grpc.UnaryStreamMultiCallable[_index_service_pb2.GetItemImageRequest, _index_service_pb2.GetItemImageResponse]
     """Gives a stored thumbnail or original file in pieces."""
+    ExportItems: _grpc.UnaryStreamMultiCallable[_index_service_pb2.ExportItemsRequest, _index_service_pb2.ExportItemsResponse]
+    """Sends all items of a collection, or those that pass a filter, as they were
+    after one commit, with their vectors and pictures. Writes go on meanwhile.
+    UploadItems takes them up again, on this server or another one.
+    """
     RebuildIndex: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.RebuildIndexRequest, _index_service_pb2.RebuildIndexResponse]
     """Builds a collection's index anew, if wanted of another kind or on another
     backend, while the old one goes on answering; then swaps the two.
@@ -123,6 +128,11 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Deletes items by id or by filter."""
     GetItemImage: _aio.UnaryStreamMultiCallable[_index_service_pb2.GetItemImageRequest, _index_service_pb2.GetItemImageResponse]  # type: ignore[assignment]
     """Gives a stored thumbnail or original file in pieces."""
+    ExportItems: _aio.UnaryStreamMultiCallable[_index_service_pb2.ExportItemsRequest, _index_service_pb2.ExportItemsResponse]  # type: ignore[assignment]
+    """Sends all items of a collection, or those that pass a filter, as they were
+    after one commit, with their vectors and pictures. Writes go on meanwhile.
+    UploadItems takes them up again, on this server or another one.
+    """
     RebuildIndex: _aio.UnaryUnaryMultiCallable[_index_service_pb2.RebuildIndexRequest, _index_service_pb2.RebuildIndexResponse]  # type: ignore[assignment]
     """Builds a collection's index anew, if wanted of another kind or on another
     backend, while the old one goes on answering; then swaps the two.
@@ -248,6 +258,17 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_index_service_pb2.GetItemImageResponse], _abc.AsyncIterator[_index_service_pb2.GetItemImageResponse]]:
         """Gives a stored thumbnail or original file in pieces."""
+
+    @_abc_1.abstractmethod
+    def ExportItems(
+        self,
+        request: _index_service_pb2.ExportItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_index_service_pb2.ExportItemsResponse], _abc.AsyncIterator[_index_service_pb2.ExportItemsResponse]]:
+        """Sends all items of a collection, or those that pass a filter, as they were
+        after one commit, with their vectors and pictures. Writes go on meanwhile.
+        UploadItems takes them up again, on this server or another one.
+        """
 
     @_abc_1.abstractmethod
     def RebuildIndex(
