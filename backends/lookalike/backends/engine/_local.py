@@ -86,7 +86,7 @@ class LocalEngine(Engine):
         limit = _whole(config, "delta_limit", DELTA_LIMIT)
         self._threads = _whole(config, "build_threads", 1)
         self._idle_s = _whole(config, "idle_s", IDLE_S)
-        self._disk = Disk(config.directory)
+        self._disk = Disk(config.directory, config.files)
         self._view = View.of((), Delta.empty(config.dim, first_room(limit)), 0, limit)
         self._recovered = ""
         # Order of locks: _builds, then _saves, then _state.

@@ -6,8 +6,9 @@ import logging
 
 import numpy as np
 
+from lookalike.backends.engine._manifest import Doubtful, Manifest, SegmentRecord
 from lookalike.backends.engine._part import Part, Segment, difference, rows_of
-from lookalike.backends.engine._snapshot import Disk, Doubtful, Manifest, SegmentRecord
+from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.engine._view import Delta, View, first_room
 from lookalike.backends.engine.base import EngineConfig, Truth
 from lookalike.backends.errors import DataLoss, LookalikeError

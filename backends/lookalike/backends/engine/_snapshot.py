@@ -15,113 +15,44 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lookalike.backends.crashpoints import reach
-from lookalike.backends.engine._part import Segment
-from lookalike.backends.types import (
-    Algorithm,
-    FlatParams,
-    HnswParams,
-    IndexSpec,
-    IvfParams,
-    Keys,
-    Metric,
-    Vectors,
+from lookalike.backends.engine._manifest import (
+    Doubtful,
+    FileRecord,
+    Manifest,
+    SegmentRecord,
+    decode_manifest,
+    encode_manifest,
 )
+from lookalike.backends.engine._part import Segment
+from lookalike.backends.files import Files
+from lookalike.backends.types import IndexSpec, Keys, Vectors
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 ROWS = "rows.bin"
 INDEX = "index.bin"
 _MAGIC = b"LKROWS01"
 _HEADER = 64
 _MAX_MANIFEST = 16 << 20
-_NAME = re.compile(r"segment-(\d{8})\Z", re.ASCII)
+_GRAPH_ROW_BYTES = 512
+"""About what a row of an index takes on disk; its vectors are in the rows' file."""
 _ANY_NAME = re.compile(r"(?:segment|building)-(\d{8})\Z", re.ASCII)
-_ALGORITHMS: dict[str, type[FlatParams | HnswParams | IvfParams]] = {
-    "flat": FlatParams,
-    "hnsw": HnswParams,
-    "ivf": IvfParams,
-}
-
-
-class Doubtful(Exception):
-    """A derived file is not what it should be; the message says why, without paths."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """What one file must be."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentRecord:
-    """One segment in a manifest."""
-
-    name: str
-    count: int
-    spec: IndexSpec
-    files: dict[str, FileRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One durable state of an engine's folder."""
-
-    owner: str
-    dim: int
-    metric: str
-    seq: int
-    spec: IndexSpec
-    segments: list[SegmentRecord]
-
-
-def spec_to_json(spec: IndexSpec) -> dict[str, object]:
-    """Return the JSON form of a spec."""
-    algorithm: dict[str, object] | None = None
-    if spec.algorithm is not None:
-        name = next(n for n, kind in _ALGORITHMS.items() if isinstance(spec.algorithm, kind))
-        algorithm = {"name": name, **asdict(spec.algorithm)}
-    return {
-        "backend": spec.backend,
-        "algorithm": algorithm,
-        "options": dict(spec.options),
-        "metric": str(spec.metric),
-    }
-
-
-def spec_from_json(value: dict[str, object]) -> IndexSpec:
-    """Read what `spec_to_json` wrote. Raises KeyError, TypeError, ValueError."""
-    algorithm: Algorithm | None = None
-    if (described := value["algorithm"]) is not None:
-        if not isinstance(described, dict):
-            raise TypeError("algorithm is not an object")
-        numbers = {key: int(number) for key, number in described.items() if key != "name"}
-        algorithm = _ALGORITHMS[described["name"]](**numbers)
-    options = value["options"]
-    if not isinstance(options, dict):
-        raise TypeError("options is not an object")
-    return IndexSpec(str(value["backend"]), algorithm, options, Metric(str(value["metric"])))
 
 
 class Disk:
     """The folder of one engine. Any thread; writing is serialised inside."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: Files) -> None:
         self._directory = directory
+        self._files = files
         self._lock = threading.Lock()
         self._numbers = itertools.count(1 + max(_numbers_in(directory), default=0))
         self._building: dict[int, FileRecord | None] = {}
@@ -136,26 +67,11 @@ class Disk:
         try:
             if path.stat().st_size > _MAX_MANIFEST:
                 raise Doubtful("its manifest is too large")
-            outer = json.loads(path.read_bytes())
-            body = outer["manifest"]
-            if outer["sha256"] != hashlib.sha256(_canonical(body)).hexdigest():
-                raise Doubtful("its manifest does not match its checksum")
-            if body["format"] != FORMAT:
-                raise Doubtful(f"its format is {body['format']!r}, not {FORMAT}")
-            return Manifest(
-                owner=body["owner"],
-                dim=body["dim"],
-                metric=body["metric"],
-                seq=int(body["seq"]),
-                spec=spec_from_json(body["spec"]),
-                segments=[_segment_record(entry) for entry in body["segments"]],
-            )
+            return decode_manifest(path.read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Doubtful(f"its manifest cannot be read ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Doubtful("its manifest is not readable") from error
 
     def read_rows(self, record: SegmentRecord, dim: int) -> tuple[Keys, Vectors]:
         """Verify and map a segment's rows. Raises Doubtful."""
@@ -192,9 +108,9 @@ class Disk:
         other vectors, and would one day be past the seq that told the two apart.
         """
         with self._lock:
-            (self._directory / MANIFEST).unlink(missing_ok=True)
+            self._files.remove(self._directory / MANIFEST)
             if self._directory.is_dir():
-                _sync(self._directory)
+                self._files.sync_folder(self._directory)
             reach("engine.snapshot.discarded")
             self._saved.clear()
             self.seq = 0
@@ -207,10 +123,12 @@ class Disk:
         """Write a new segment's rows durably; return its vectors, mapped. Raises OSError."""
         folder = self._directory / f"building-{number:08d}"
         with self._lock:
-            folder.mkdir(parents=True)
+            self._files.make_folders(self._directory)
+            self._files.need(self._directory, _size_on_disk(len(keys), dim))
+            self._files.make_folder(folder)
             self._building[number] = None
         try:
-            record = _write_rows(folder / ROWS, keys, dim, blocks)
+            record = _write_rows(self._files, folder / ROWS, keys, dim, blocks)
             mapped = _map(folder / ROWS, len(keys), dim)
         except BaseException:
             self.abandon(number)
@@ -224,7 +142,7 @@ class Disk:
         """Forget a segment in the making and remove its folder."""
         with self._lock:
             self._building.pop(number, None)
-            shutil.rmtree(self._directory / f"building-{number:08d}", ignore_errors=True)
+            self._files.remove_tree(self._directory / f"building-{number:08d}")
 
     def save(
         self, segments: Sequence[Segment], seq: int, spec: IndexSpec, owner: str, dim: int
@@ -235,35 +153,25 @@ class Disk:
         former state is whole then.
         """
         with self._lock:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            self._files.make_folders(self._directory)
             records = [self._save_segment(segment, dim) for segment in segments]
-            _sync(self._directory)
-            body = {
-                "format": FORMAT,
-                "owner": owner,
-                "dim": dim,
-                "metric": str(spec.metric),
-                "seq": seq,
-                "spec": spec_to_json(spec),
-                "segments": [
-                    {**asdict(record), "spec": spec_to_json(record.spec)} for record in records
-                ],
-            }
-            outer = {"sha256": hashlib.sha256(_canonical(body)).hexdigest(), "manifest": body}
-            aside = self._directory / (MANIFEST + ".new")
-            with aside.open("wb") as file:
-                file.write(json.dumps(outer, indent=1).encode())
-                file.flush()
-                reach("engine.manifest.written")
-                os.fsync(file.fileno())
-            reach("engine.manifest.before")
-            aside.replace(self._directory / MANIFEST)
-            reach("engine.manifest.renamed")
-            _sync(self._directory)
+            self._files.sync_folder(self._directory)
+            self._write_manifest(Manifest(owner, dim, str(spec.metric), seq, spec, records))
             reach("engine.sweep.before")
             self.seq = seq
             self._saved = {_number(record.name): record for record in records}
             self._sweep({record.name for record in records})
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        aside = self._directory / (MANIFEST + ".new")
+        with self._files.opened(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+            self._files.write(file, encode_manifest(manifest))
+            reach("engine.manifest.written")
+            self._files.sync(file)
+        reach("engine.manifest.before")
+        self._files.rename(aside, self._directory / MANIFEST)
+        reach("engine.manifest.renamed")
+        self._files.sync_folder(self._directory)
 
     def _save_segment(self, segment: Segment, dim: int) -> SegmentRecord:
         if record := self._saved.get(segment.number):
@@ -274,20 +182,23 @@ class Disk:
         if rows is not None and (folder / ROWS).is_file():
             files[ROWS] = rows
         else:  # the disk had no room for them, or someone removed them
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            self._files.remove_tree(folder)
+            self._files.need(self._directory, _size_on_disk(len(segment.keys), dim))
+            self._files.make_folder(folder)
+            vectors = np.ascontiguousarray(segment.vectors)
             files[ROWS] = _write_rows(
-                folder / ROWS, segment.keys, dim, iter([np.ascontiguousarray(segment.vectors)])
+                self._files, folder / ROWS, segment.keys, dim, iter([vectors])
             )
         if segment.index is not None:
-            (folder / INDEX).unlink(missing_ok=True)
+            self._files.remove(folder / INDEX)
+            self._files.need(self._directory, _GRAPH_ROW_BYTES * len(segment.keys))
             segment.index.save(folder / INDEX)
             reach("engine.index.written")
-            files[INDEX] = _seal(folder / INDEX)
-        _sync(folder)
+            files[INDEX] = _seal(self._files, folder / INDEX)
+        self._files.sync_folder(folder)
         name = f"segment-{segment.number:08d}"
         reach("engine.segment.before")
-        folder.replace(self._directory / name)
+        self._files.rename(folder, self._directory / name)
         reach("engine.segment.renamed")
         self._building.pop(segment.number, None)
         record = SegmentRecord(name, len(segment.keys), segment.spec, files)
@@ -300,9 +211,9 @@ class Disk:
             if entry.name in keep:
                 continue
             if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                self._files.remove_tree(Path(entry.path))
             else:
-                Path(entry.path).unlink(missing_ok=True)
+                self._files.remove(Path(entry.path))
             reach("engine.sweep.removed")
 
     def _verify(self, record: SegmentRecord, name: str) -> Path:
@@ -319,20 +230,6 @@ class Disk:
         if digest != expected.sha256:
             raise Doubtful(f"{name} does not match its checksum")
         return path
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _segment_record(entry: dict[str, object]) -> SegmentRecord:
-    name, files, spec = entry["name"], entry["files"], entry["spec"]
-    if not (isinstance(name, str) and _NAME.match(name)):
-        raise ValueError("not a segment's name")
-    if not (isinstance(files, dict) and isinstance(spec, dict)):
-        raise TypeError("not a segment")
-    records = {key: FileRecord(int(f["size"]), str(f["sha256"])) for key, f in files.items()}
-    return SegmentRecord(name, int(str(entry["count"])), spec_from_json(spec), records)
 
 
 def _numbers_in(directory: Path) -> list[int]:
@@ -356,23 +253,31 @@ def _vectors_at(count: int) -> int:
     return -(-(_HEADER + 8 * count) // 64) * 64
 
 
-def _write_rows(path: Path, keys: Keys, dim: int, blocks: Iterator[Vectors]) -> FileRecord:
+def _size_on_disk(count: int, dim: int) -> int:
+    """Return about what a segment takes: its rows, and as a rule an index."""
+    return _vectors_at(count) + 4 * count * dim + _GRAPH_ROW_BYTES * count
+
+
+def _write_rows(
+    files: Files, path: Path, keys: Keys, dim: int, blocks: Iterator[Vectors]
+) -> FileRecord:
     digest = hashlib.sha256()
-    with path.open("xb") as file:
+    size = 0
+    with files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
 
         def put(data: bytes | memoryview) -> None:
+            nonlocal size
             digest.update(data)
-            file.write(data)
+            files.write(file, data)
+            size += len(data)
 
         put(_header(len(keys), dim))
         reach("engine.rows.begun")
         put(np.ascontiguousarray(keys, "<i8").tobytes())
-        put(b"\0" * (_vectors_at(len(keys)) - file.tell()))
+        put(b"\0" * (_vectors_at(len(keys)) - size))
         for block in blocks:
             put(np.ascontiguousarray(block, "<f4").data.cast("B"))
-        size = file.tell()
-        file.flush()
-        os.fsync(file.fileno())
+        files.sync(file)
     return FileRecord(size, digest.hexdigest())
 
 
@@ -381,18 +286,9 @@ def _map(path: Path, count: int, dim: int) -> Vectors:
     return np.asarray(mapped)
 
 
-def _seal(path: Path) -> FileRecord:
+def _seal(files: Files, path: Path) -> FileRecord:
     """Make a finished file durable and say what it must be from now on."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileRecord(os.fstat(file.fileno()).st_size, digest)
-
-
-def _sync(directory: Path) -> None:
-    """Make a folder's entries durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with files.opened(path, os.O_RDONLY) as file, path.open("rb") as reader:
+        files.sync(file)
+        digest = hashlib.file_digest(reader, "sha256").hexdigest()
+        return FileRecord(os.fstat(file).st_size, digest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
+from lookalike.backends.files import Files
 from lookalike.backends.types import (
     Changes,
     Hits,
@@ -48,6 +49,8 @@ class EngineConfig:
     index: IndexSpec
     options: dict[str, object] = field(default_factory=dict)
     """Settings that only this engine knows, JSON values."""
+    files: Files = field(default_factory=Files)
+    """How it changes its files."""
 
 
 @dataclass(frozen=True, slots=True)
