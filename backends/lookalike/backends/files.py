@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -30,7 +30,8 @@ class Files:
         if not path.parent.exists():
             self.make_folders(path.parent)
         self.make_folder(path, mode)
-        self.sync_folder(path.parent)
+        with suppress(PermissionError):  # of one that may be written but not read
+            self.sync_folder(path.parent)
 
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
         """Make one folder; nothing if it is there. Raises OSError."""

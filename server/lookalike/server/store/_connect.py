@@ -17,6 +17,7 @@ import apsw
 
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import DataLoss, FailedPrecondition, Unavailable
+from lookalike.backends.files import Files
 from lookalike.server.store._configs import COLLECTION, to_collection
 from lookalike.server.store._errors import damaged_file, translated
 from lookalike.server.store._rows import COLUMNS, Meta, damaged, is_sound
@@ -45,14 +46,14 @@ def check_sqlite() -> None:
         )
 
 
-def lock(directory: Path) -> int:
+def lock(directory: Path, files: Files | None = None) -> int:
     """Take the data folder for this process; return the descriptor that holds it.
 
     Makes the folder if there is none. Raises FailedPrecondition if another process
     has it, or if it cannot be written.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (files or Files()).make_folders(directory, 0o700)
         file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise FailedPrecondition(
@@ -77,7 +78,7 @@ def migrations() -> Sequence[str]:
 
 
 def open_writer(
-    path: Path, vfs: str | None, scripts: Sequence[str], now_us: int
+    path: Path, vfs: str | None, scripts: Sequence[str], now_us: int, files: Files | None = None
 ) -> apsw.Connection:
     """Open the database for the one who writes, made or brought up to date if need be.
 
@@ -87,7 +88,7 @@ def open_writer(
     Raises FailedPrecondition (newer version, not ours), DataLoss.
     """
     if not path.exists():
-        _create(path, vfs, scripts, now_us)
+        _create(path, vfs, scripts, now_us, files or Files())
     with translated():
         db = apsw.Connection(str(path), flags=_READ_WRITE, vfs=vfs)
         try:
@@ -169,7 +170,7 @@ def _check_ours(db: apsw.Connection) -> None:
         )
 
 
-def _create(path: Path, vfs: str | None, scripts: Sequence[str], now_us: int) -> None:
+def _create(path: Path, vfs: str | None, scripts: Sequence[str], now_us: int, files: Files) -> None:
     """Make the database under another name first: one that is there is complete."""
     if path.with_name(path.name + "-wal").exists():
         raise DataLoss(
@@ -178,7 +179,7 @@ def _create(path: Path, vfs: str | None, scripts: Sequence[str], now_us: int) ->
         )
     fresh = path.with_name(path.name + ".new")
     for leftover in (fresh, fresh.with_name(fresh.name + "-journal")):
-        leftover.unlink(missing_ok=True)
+        files.remove(leftover)
     with translated():
         db = apsw.Connection(str(fresh), flags=_CREATE, vfs=vfs)
         try:
@@ -194,13 +195,9 @@ def _create(path: Path, vfs: str | None, scripts: Sequence[str], now_us: int) ->
         finally:
             db.close()
     reach("store.create.before")
-    fresh.rename(path)
+    files.rename(fresh, path)
     reach("store.create.renamed")
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    files.sync_folder(path.parent)
 
 
 def _migrate(db: apsw.Connection, scripts: Sequence[str]) -> None:

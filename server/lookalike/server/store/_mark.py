@@ -13,6 +13,7 @@ from pathlib import Path
 from zlib import crc32
 
 from lookalike.backends.errors import FailedPrecondition
+from lookalike.backends.files import Files
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +29,11 @@ class Mark:
     back, never ahead of the database.
     """
 
-    def __init__(self, path: Path, uuid: bytes) -> None:
+    def __init__(self, path: Path, uuid: bytes, files: Files | None = None) -> None:
         self._uuid = uuid
+        self._files = files or Files()
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = self._files.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise FailedPrecondition(
                 f'The file "{path.name}" of the data folder cannot be used ({error.strerror}).'
@@ -48,7 +50,7 @@ class Mark:
         body = _SLOT.pack(_MAGIC, self._uuid, seq)
         slot = (body + struct.pack("<I", crc32(body))).ljust(_SLOT_BYTES, b"\0")
         try:
-            os.pwrite(self._file, slot, _SLOT_BYTES * (seq % 2))
+            self._files.write_at(self._file, slot, _SLOT_BYTES * (seq % 2))
         except OSError:
             if not self._failed:
                 _log.exception("the mark of the last commit could not be written")
@@ -57,14 +59,14 @@ class Mark:
     def sync(self) -> None:
         """Bring the mark to the disk, as far as it lets itself be brought."""
         try:
-            os.fsync(self._file)
+            self._files.sync(self._file)
         except OSError:
             _log.exception("the mark of the last commit could not be synced")
 
     def close(self) -> None:
         """Sync and close."""
         self.sync()
-        os.close(self._file)
+        self._files.close(self._file)
 
     def _slot(self, slot: bytes) -> int:
         body, crc = slot[: _SLOT.size], slot[_SLOT.size : _SLOT.size + 4]
