@@ -16,6 +16,7 @@ import numpy as np
 
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import DataLoss
+from lookalike.backends.files import Files
 from lookalike.backends.types import Changes, Keys, Vectors
 from lookalike.server.domain import CollectionRecord, Filter, Item, Job, StoredImage, View
 from lookalike.server.store._configs import COLLECTION, to_collection, to_job
@@ -76,6 +77,7 @@ class Store:
         db: apsw.Connection,
         clock: Callable[[], float],
         vfs: str | None,
+        files: Files | None = None,
     ) -> None:
         self.directory = directory
         self.listener: Callable[[int, Mapping[int, Changes]], None] | None = None
@@ -88,7 +90,7 @@ class Store:
         path = _database(directory)
         meta = read_meta(db)
         self.uuid = meta.uuid
-        self._mark = Mark(directory / "mark", UUID(self.uuid).bytes)
+        self._mark = Mark(directory / "mark", UUID(self.uuid).bytes, files)
         self._check_mark(meta.seq)
         self._readers = Readers(lambda: open_reader(path, vfs))
         self._writer = Writer(db, meta, self._mark, clock, self._deliver)
@@ -100,6 +102,7 @@ class Store:
         *,
         clock: Callable[[], float] = time.time,
         vfs: str | None = None,
+        files: Files | None = None,
     ) -> Self:
         """Open the store of a data folder, made if there is none; `vfs` as SQLite names it.
 
@@ -107,14 +110,14 @@ class Store:
         and DataLoss (damaged, or behind what was acknowledged).
         """
         check_sqlite()
-        lock_file = lock(directory)
+        lock_file = lock(directory, files)
         reach("store.lock.taken")
         try:
             _check_present(directory)
-            db = open_writer(_database(directory), vfs, migrations(), micros(clock()))
+            db = open_writer(_database(directory), vfs, migrations(), micros(clock()), files)
             reach("store.open.checked")
             try:
-                return cls(directory, lock_file, db, clock, vfs)
+                return cls(directory, lock_file, db, clock, vfs, files)
             except BaseException:
                 db.close()
                 raise
