@@ -277,6 +277,7 @@ class Collection(_message.Message):
     INDEX_STATUS_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     INDEXED_FIELDS_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 of a-z, 0-9, "-" and "_", beginning with a letter. Empty: "default"."""
     description: _builtins.str
@@ -302,6 +303,11 @@ class Collection(_message.Message):
     """Whether it can be used."""
     item_count: _builtins.int
     """How many items there are."""
+    target_recall: _builtins.float
+    """What share of the true ten nearest a search has to find, 0.5 to 1; 0 means 0.99.
+    Indexes are built and measured for it, checked against it in the background, and
+    their parameters raised where they fall short. 1 means exact.
+    """
     @_builtins.property
     def index(self) -> Global___IndexSpec:
         """The kind of index. Unset: what the server thinks best."""
@@ -343,10 +349,11 @@ class Collection(_message.Message):
         index_status: Global___IndexStatus | None = ...,
         calibration: Global___ScoreCalibration | None = ...,
         indexed_fields: _abc.Iterable[_builtins.str] | None = ...,
+        target_recall: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "index", b"index", "index_status", b"index_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "description", b"description", "dimension", b"dimension", "image_retention", b"image_retention", "index", b"index", "index_status", b"index_status", "indexed_fields", b"indexed_fields", "item_count", b"item_count", "metric", b"metric", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "description", b"description", "dimension", b"dimension", "image_retention", b"image_retention", "index", b"index", "index_status", b"index_status", "indexed_fields", b"indexed_fields", "item_count", b"item_count", "metric", b"metric", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name", "state", b"state", "target_recall", b"target_recall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,6 +403,7 @@ class IndexStatus(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     BUILDING_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     indexed_count: _builtins.int
     """Items that are in a built index; the others are compared one by one."""
     building: _builtins.bool
@@ -406,6 +414,10 @@ class IndexStatus(_message.Message):
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSegment]:
         """The parts that the index consists of."""
 
+    @_builtins.property
+    def recall(self) -> _types_pb2.RecallEstimate:
+        """What the last check in the background found; absent before the first one."""
+
     def __init__(
         self,
         *,
@@ -413,10 +425,11 @@ class IndexStatus(_message.Message):
         segments: _abc.Iterable[Global___IndexSegment] | None = ...,
         building: _builtins.bool = ...,
         memory_bytes: _builtins.int = ...,
+        recall: _types_pb2.RecallEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recall", b"recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "indexed_count", b"indexed_count", "memory_bytes", b"memory_bytes", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "indexed_count", b"indexed_count", "memory_bytes", b"memory_bytes", "recall", b"recall", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -527,6 +527,154 @@ class BatchSearchResult(_message.Message):
 Global___BatchSearchResult: _TypeAlias = BatchSearchResult  # noqa: Y015
 
 @_typing.final
+class StreamSearchRequest(_message.Message):
+    """Request of SearchService.StreamSearch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """Any number; the answer carries it, too."""
+    @_builtins.property
+    def search(self) -> Global___SearchRequest:
+        """The query."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        search: Global___SearchRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamSearchRequest: _TypeAlias = StreamSearchRequest  # noqa: Y015
+
+@_typing.final
+class StreamSearchResponse(_message.Message):
+    """Answer of SearchService.StreamSearch: one for each request, in the same order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """The request's."""
+    @_builtins.property
+    def result(self) -> Global___BatchSearchResult:
+        """The answer, or why there is none."""
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        result: Global___BatchSearchResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamSearchResponse: _TypeAlias = StreamSearchResponse  # noqa: Y015
+
+@_typing.final
+class MeasureRecallRequest(_message.Message):
+    """Request of SearchService.MeasureRecall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection. Empty: "default"."""
+    query_count: _builtins.int
+    """Queries to ask, at most 10,000; 0 means 256. Vectors of stored items, and, up to
+    half of them, queries that the server answered lately.
+    """
+    limit: _builtins.int
+    """Hits of each query; 0 means 10, and 100 is the most."""
+    seed: _builtins.int
+    """What the sample is drawn by: the same number, the same stored items."""
+    @_builtins.property
+    def params(self) -> Global___SearchParams:
+        """How to search; left out: as the server does without."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        query_count: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        params: Global___SearchParams | None = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["params", b"params"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "limit", b"limit", "params", b"params", "query_count", b"query_count", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureRecallRequest: _TypeAlias = MeasureRecallRequest  # noqa: Y015
+
+@_typing.final
+class MeasureRecallResponse(_message.Message):
+    """Answer of SearchService.MeasureRecall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    SELF_MATCH_RATE_FIELD_NUMBER: _builtins.int
+    STORED_QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    RECENT_QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    INDEX_MS_FIELD_NUMBER: _builtins.int
+    EXACT_MS_FIELD_NUMBER: _builtins.int
+    exact: _builtins.bool
+    """True if searches compare with every item, so that there was nothing to measure."""
+    self_match_rate: _builtins.float
+    """The share of the sampled items that are the first hit, or as good as it, of a
+    search by their own vectors, 0 to 1.
+    """
+    stored_query_count: _builtins.int
+    """Queries that were vectors of stored items."""
+    recent_query_count: _builtins.int
+    """Queries that the server had answered lately."""
+    index_ms: _builtins.float
+    """Mean time of a search by the index, in milliseconds, one query at a time."""
+    exact_ms: _builtins.float
+    """Mean time of comparing with every item, in milliseconds a query."""
+    @_builtins.property
+    def estimate(self) -> _types_pb2.RecallEstimate:
+        """What was measured."""
+
+    def __init__(
+        self,
+        *,
+        estimate: _types_pb2.RecallEstimate | None = ...,
+        exact: _builtins.bool = ...,
+        self_match_rate: _builtins.float = ...,
+        stored_query_count: _builtins.int = ...,
+        recent_query_count: _builtins.int = ...,
+        index_ms: _builtins.float = ...,
+        exact_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "exact", b"exact", "exact_ms", b"exact_ms", "index_ms", b"index_ms", "recent_query_count", b"recent_query_count", "self_match_rate", b"self_match_rate", "stored_query_count", b"stored_query_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureRecallResponse: _TypeAlias = MeasureRecallResponse  # noqa: Y015
+
+@_typing.final
 class ExplainRequest(_message.Message):
     """Request of SearchService.Explain."""
 

@@ -46,6 +46,16 @@ class SearchServiceStub(object):
                 request_serializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
                 _registered_method=True)
+        self.StreamSearch = channel.stream_stream(
+                '/lookalike.v1.SearchService/StreamSearch',
+                request_serializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchResponse.FromString,
+                _registered_method=True)
+        self.MeasureRecall = channel.unary_unary(
+                '/lookalike.v1.SearchService/MeasureRecall',
+                request_serializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/lookalike.v1.SearchService/Explain',
                 request_serializer=lookalike_dot_v1_dot_search__service__pb2.ExplainRequest.SerializeToString,
@@ -78,6 +88,23 @@ class SearchServiceServicer(object):
     def BatchSearch(self, request, context):
         """Answers up to 256 queries in one go, embedding them as one batch. A query
         that fails yields an error in its place; the others are not affected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamSearch(self, request_iterator, context):
+        """Answers queries as they come, in their order: as cheap as a batch for those who
+        have one query after the other. A query that fails yields an error in its
+        place. For queries at the same time, open several streams.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureRecall(self, request, context):
+        """Measures how much of the truth searches find: asks a sample of queries of the
+        index, and compares with every item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +144,16 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.BatchSearch,
                     request_deserializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__service__pb2.BatchSearchResponse.SerializeToString,
+            ),
+            'StreamSearch': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamSearch,
+                    request_deserializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchResponse.SerializeToString,
+            ),
+            'MeasureRecall': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureRecall,
+                    request_deserializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -190,6 +227,60 @@ class SearchService(object):
             '/lookalike.v1.SearchService/BatchSearch',
             lookalike_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
             lookalike_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSearch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lookalike.v1.SearchService/StreamSearch',
+            lookalike_dot_v1_dot_search__service__pb2.StreamSearchRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__service__pb2.StreamSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureRecall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/MeasureRecall',
+            lookalike_dot_v1_dot_search__service__pb2.MeasureRecallRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__service__pb2.MeasureRecallResponse.FromString,
             options,
             channel_credentials,
             insecure,

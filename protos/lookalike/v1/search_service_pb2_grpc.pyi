@@ -41,6 +41,15 @@ class SearchServiceStub:
     """Answers up to 256 queries in one go, embedding them as one batch. A query
     that fails yields an error in its place; the others are not affected.
     """
+    StreamSearch: _grpc.StreamStreamMultiCallable[_search_service_pb2.StreamSearchRequest, _search_service_pb2.StreamSearchResponse]
+    """Answers queries as they come, in their order: as cheap as a batch for those who
+    have one query after the other. A query that fails yields an error in its
+    place. For queries at the same time, open several streams.
+    """
+    MeasureRecall: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.MeasureRecallRequest, _search_service_pb2.MeasureRecallResponse]
+    """Measures how much of the truth searches find: asks a sample of queries of the
+    index, and compares with every item.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.ExplainRequest, _search_service_pb2.ExplainResponse]
     """Says why an item matches a query: which regions of the two pictures agree.
     The item needs a thumbnail or an original.
@@ -62,6 +71,15 @@ class SearchServiceAsyncStub(SearchServiceStub):
     BatchSearch: _aio.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]  # type: ignore[assignment]
     """Answers up to 256 queries in one go, embedding them as one batch. A query
     that fails yields an error in its place; the others are not affected.
+    """
+    StreamSearch: _aio.StreamStreamMultiCallable[_search_service_pb2.StreamSearchRequest, _search_service_pb2.StreamSearchResponse]  # type: ignore[assignment]
+    """Answers queries as they come, in their order: as cheap as a batch for those who
+    have one query after the other. A query that fails yields an error in its
+    place. For queries at the same time, open several streams.
+    """
+    MeasureRecall: _aio.UnaryUnaryMultiCallable[_search_service_pb2.MeasureRecallRequest, _search_service_pb2.MeasureRecallResponse]  # type: ignore[assignment]
+    """Measures how much of the truth searches find: asks a sample of queries of the
+    index, and compares with every item.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_search_service_pb2.ExplainRequest, _search_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says why an item matches a query: which regions of the two pictures agree.
@@ -93,6 +111,27 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_search_service_pb2.BatchSearchResponse, _abc.Awaitable[_search_service_pb2.BatchSearchResponse]]:
         """Answers up to 256 queries in one go, embedding them as one batch. A query
         that fails yields an error in its place; the others are not affected.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamSearch(
+        self,
+        request_iterator: _MaybeAsyncIterator[_search_service_pb2.StreamSearchRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_search_service_pb2.StreamSearchResponse], _abc.AsyncIterator[_search_service_pb2.StreamSearchResponse]]:
+        """Answers queries as they come, in their order: as cheap as a batch for those who
+        have one query after the other. A query that fails yields an error in its
+        place. For queries at the same time, open several streams.
+        """
+
+    @_abc_1.abstractmethod
+    def MeasureRecall(
+        self,
+        request: _search_service_pb2.MeasureRecallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_service_pb2.MeasureRecallResponse, _abc.Awaitable[_search_service_pb2.MeasureRecallResponse]]:
+        """Measures how much of the truth searches find: asks a sample of queries of the
+        index, and compares with every item.
         """
 
     @_abc_1.abstractmethod
