@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +58,7 @@ from lookalike.server.domain import (
 )
 from lookalike.server.duplicates import Found, Kind, Member
 from lookalike.server.explain import Explanation
+from lookalike.server.export import Export
 from lookalike.server.facets import FieldCounts
 
 DIM = 8
@@ -309,6 +311,16 @@ class FakeDuplicates:
                 yield Found(len(items), len(items))
         finally:
             self.closed.set()
+
+
+class FakeExporter:
+    def __init__(self, library: FakeLibrary) -> None:
+        self.library = library
+
+    @contextmanager
+    def export(self, name: str, where: Filter, *, images: bool) -> Iterator[Export]:
+        record = self.library.describe(name).record
+        yield Export(1, "store", "1.2.3", record, 0, iter(()))
 
 
 class FakeCalibrations:

@@ -47,6 +47,15 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "reembed.swap.before": "all pictures have new vectors, the old ones are stored",
         "reembed.swap.after": "the new vectors are stored, the index is not rebuilt",
         "jobs.state.saved": "the state of a job is durable",
+        # ------------------------------------------------------------ backup and restore
+        "backup.copy.before": "a state of the store is held, no copy of it is begun",
+        "backup.step.copied": "some pages of a backup are copied, writes go on",
+        "backup.copy.done": "the copy is complete in the data folder, nothing of it is sent",
+        "backup.copy.removed": "the copy is gone, another backup may begin",
+        "restore.copy.done": "a backup is in its new folder under another name, not checked",
+        "restore.check.done": "it is sound and adapted, its name is still another",
+        "restore.rename.before": "it is durable, and has its name next",
+        "restore.rename.after": "it has its name, there is no mark beside it",
         # --------------------------------------------------------------- the engine's files
         "engine.rows.begun": "the header of a segment's rows is written, nothing else",
         "engine.rows.written": "a segment's rows are durable, it has no index yet",

@@ -12,10 +12,12 @@ from contextlib import ExitStack
 
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
+from lookalike.server.backup import Backups
 from lookalike.server.config import Config, is_loopback
 from lookalike.server.duplicates import Duplicates
 from lookalike.server.embedding import Embedding
 from lookalike.server.explain import Explainer
+from lookalike.server.export import Exporter
 from lookalike.server.facets import Facets
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
@@ -138,6 +140,8 @@ class App:
             models=models,
             jobs=jobs,
             verifier=Verifier(library, store),
+            backups=Backups(store, version=self._version, clock=self._clock),
+            exporter=Exporter(library, store, version=self._version),
             limits=limits,
             default_index=default_index,
             facts=ServerFacts(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 
 from lookalike.backends.errors import InvalidArgument
-from lookalike.server.rpc.ports import Verifier
+from lookalike.server.rpc.backup import send_backup
+from lookalike.server.rpc.patience import patiently
+from lookalike.server.rpc.ports import Backups, Verifier
 from lookalike.server.rpc.wire import read_name
 from lookalike.server.verifying import Event, Finding, Progress, Severity, Summary
 from lookalike.v1 import admin_service_pb2 as pb
@@ -24,8 +26,18 @@ _SEVERITIES = {
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     """Looks after what is stored."""
 
-    def __init__(self, verifier: Verifier) -> None:
+    def __init__(
+        self,
+        verifier: Verifier,
+        backups: Backups,
+        *,
+        check_open: Callable[[], None],
+        patience_s: float,
+    ) -> None:
         self._verifier = verifier
+        self._backups = backups
+        self._check_open = check_open
+        self._patience_s = patience_s
 
     def Verify(
         self, request: pb.VerifyRequest, context: grpc.ServicerContext
@@ -45,8 +57,9 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     def Backup(
         self, request: pb.BackupRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.BackupResponse]:
-        """Send a copy of the store."""
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "This server makes no backups.")
+        """Send a copy of the store; a caller that does not read it is left behind."""
+        messages = send_backup(self._backups, self._check_open, context)
+        return patiently(messages, context, self._patience_s)
 
 
 def write_event(event: Event) -> pb.VerifyResponse:

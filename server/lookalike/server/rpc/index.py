@@ -11,9 +11,18 @@ from lookalike.backends.errors import InvalidArgument
 from lookalike.backends.types import IndexSpec, Metric
 from lookalike.server.domain import Item, View
 from lookalike.server.limits import Limits
+from lookalike.server.rpc.export import send_export
 from lookalike.server.rpc.interceptors import deadline_of
 from lookalike.server.rpc.paging import page_size, read_token, write_token
-from lookalike.server.rpc.ports import Calibrations, Collection, Ingest, Jobs, Library
+from lookalike.server.rpc.patience import patiently
+from lookalike.server.rpc.ports import (
+    Calibrations,
+    Collection,
+    Exporter,
+    Ingest,
+    Jobs,
+    Library,
+)
 from lookalike.server.rpc.upload import Uploads
 from lookalike.server.rpc.wire import VIEWS, check_batch, read_enum, read_metadata, read_name
 from lookalike.server.rpc.wire_collections import (
@@ -47,6 +56,7 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         limits: Limits,
         *,
         calibrations: Calibrations,
+        exporter: Exporter,
         default_index: IndexSpec,
         default_deadline_s: float,
     ) -> None:
@@ -56,6 +66,7 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         self._uploads = uploads
         self._limits = limits
         self._calibrations = calibrations
+        self._exporter = exporter
         self._default_index = default_index
         self._default_deadline_s = default_deadline_s
 
@@ -218,6 +229,15 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
                 yield pb.GetItemImageResponse(data=image.data[start : start + _PIECE_BYTES])
         finally:
             patience.cancel()
+
+    def ExportItems(
+        self, request: pb.ExportItemsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ExportItemsResponse]:
+        """Send all items of one state; a caller that does not read them is left behind."""
+        messages = send_export(
+            self._exporter, request, self._limits, self._uploads.check_open, context
+        )
+        return patiently(messages, context, self._default_deadline_s)
 
     # -------------------------------------------------------------------- jobs
 

@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 _OURS = "/lookalike.v1."
 _HEALTH = "/grpc.health.v1."
-_LASTING = frozenset({"WatchJob", "FindDuplicates", "Verify", "Backup", "ServerReflectionInfo"})
+_LASTING = frozenset(
+    {"WatchJob", "FindDuplicates", "Verify", "Backup", "ExportItems", "ServerReflectionInfo"}
+)
 """Methods whose calls last as long as their callers like."""
 _CLEAN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _FAR_S = 10 * 365 * 86400.0

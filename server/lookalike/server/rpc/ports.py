@@ -8,10 +8,12 @@ on any thread and raises the errors of `lookalike.backends.errors`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from lookalike.backends.errors import LookalikeError
 from lookalike.backends.types import IndexSpec
+from lookalike.server.backup import Manifest
 from lookalike.server.calibration import Calibration
 from lookalike.server.domain import (
     Answer,
@@ -36,6 +38,7 @@ from lookalike.server.domain import (
 )
 from lookalike.server.duplicates import Found, Kind
 from lookalike.server.explain import Explanation
+from lookalike.server.export import Export
 from lookalike.server.facets import FieldCounts
 from lookalike.server.verifying import Event
 
@@ -121,6 +124,18 @@ class Duplicates(Protocol):
 
 class Verifier(Protocol):
     def verify(self, collection: str, probe_count: int) -> Iterator[Event]: ...
+
+
+class Backups(Protocol):
+    def make(
+        self, check: Callable[[], None]
+    ) -> AbstractContextManager[tuple[Manifest, Iterator[bytes]]]: ...
+
+
+class Exporter(Protocol):
+    def export(
+        self, name: str, where: Filter, *, images: bool
+    ) -> AbstractContextManager[Export]: ...
 
 
 class Calibrations(Protocol):

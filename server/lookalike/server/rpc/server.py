@@ -22,10 +22,12 @@ from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
 from lookalike.server.rpc.ports import (
+    Backups,
     Calibrations,
     Duplicates,
     Embedding,
     Explainer,
+    Exporter,
     Facets,
     Ingest,
     Jobs,
@@ -95,6 +97,8 @@ class Domain:
     models: Models
     jobs: Jobs
     verifier: Verifier
+    backups: Backups
+    exporter: Exporter
     limits: Limits
     default_index: IndexSpec
     facts: ServerFacts
@@ -124,7 +128,13 @@ class Front:
     def _add_services(self, domain: Domain, deadline_s: float) -> None:
         server, limits = self._server, domain.limits
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminService(domain.verifier), server
+            AdminService(
+                domain.verifier,
+                domain.backups,
+                check_open=self._uploads.check_open,
+                patience_s=deadline_s,
+            ),
+            server,
         )
         embed_service_pb2_grpc.add_EmbedServiceServicer_to_server(
             EmbedService(domain.embedding, domain.models, limits, deadline_s), server
@@ -137,6 +147,7 @@ class Front:
                 self._uploads,
                 limits,
                 calibrations=domain.calibrations,
+                exporter=domain.exporter,
                 default_index=domain.default_index,
                 default_deadline_s=deadline_s,
             ),

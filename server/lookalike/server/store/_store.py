@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
 from uuid import UUID
@@ -33,6 +34,7 @@ from lookalike.server.store._errors import damaged_file
 from lookalike.server.store._facets import ValueCounts, count_values, read_counts
 from lookalike.server.store._filters import of_collection, to_sql
 from lookalike.server.store._mark import Mark
+from lookalike.server.store._moment import Moment, hold
 from lookalike.server.store._rows import (
     COLUMNS,
     FULL_COLUMNS,
@@ -87,6 +89,7 @@ class Store:
         self._lock_file = lock_file
         self._closed = False
         self._indexed_fields: dict[int, frozenset[str]] = {}
+        self._vfs = vfs
         path = _database(directory)
         meta = read_meta(db)
         self.uuid = meta.uuid
@@ -266,6 +269,13 @@ class Store:
             "ORDER BY create_time DESC, number DESC"
         )
         return [to_job(row) for row in rows]
+
+    @contextmanager
+    def moment(self) -> Iterator[Moment]:
+        """Hold on to the store as it is now. The log grows until it is let go."""
+        with self._writer.hold_log(), self._readers.lend() as db:
+            with hold(db, _database(self.directory), self._vfs) as moment:
+                yield moment
 
     # --------------------------------------------------------------- insides
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -84,6 +85,7 @@ class Writer:
         self._broken = False
         self._closed = False
         self._log_pages = 0
+        self._holders = 0
         self._submitting = threading.Lock()
         self._queue: SimpleQueue[_Operation[Any] | None] = SimpleQueue()
         db.set_wal_hook(self._note_log)
@@ -104,6 +106,21 @@ class Writer:
                 return operation.future
         operation.future.set_exception(Unavailable("The store is closed."))
         return operation.future
+
+    @contextmanager
+    def hold_log(self) -> Iterator[None]:
+        """Leave the log alone for one who reads a state for long.
+
+        It could not be brought home beyond that state anyway, and to begin it anew, the
+        writer would wait for that reader, up to the time-out, at every commit.
+        """
+        with self._submitting:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._submitting:
+                self._holders -= 1
 
     def finish(self) -> None:
         """Take nothing more, finish what is queued, end the thread."""
@@ -131,7 +148,7 @@ class Writer:
             for operation in group:
                 operation.resolve()
                 reach("store.answer.given")
-            if not self._broken and self._log_pages >= CHECKPOINT_PAGES:
+            if not self._broken and not self._holders and self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint(
                     apsw.SQLITE_CHECKPOINT_TRUNCATE
                     if self._log_pages >= TRUNCATE_PAGES
