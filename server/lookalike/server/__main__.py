@@ -95,6 +95,36 @@ def serve(
     _run(_load(flags, config))
 
 
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What lookalike backup wrote.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The data folder to make; new or empty.")
+    ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[COLLECTION=]BACKEND[:ALGORITHM]",
+            help="Another kind of index, for all collections or for one; may be repeated.",
+        ),
+    ] = None,
+    accept_damage: Annotated[
+        bool,
+        typer.Option(
+            "--accept-damage", help="Go on where single items were damaged before the backup."
+        ),
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only see whether the backup is sound.")
+    ] = False,
+) -> None:
+    """Make a data folder of a backup, checking all of it. Needs no server."""
+    if (data is None) != check:
+        _say("say --data DIR to restore, or --check to look only")
+        raise typer.Exit(_USAGE)
+    raise typer.Exit(_restore(file, data, index or [], accept_damage))
+
+
 @config_app.command("show")
 def show(
     origin: Annotated[bool, typer.Option(help="Say whence each value came.")] = False,
@@ -176,6 +206,31 @@ def _serve(loaded: Loaded) -> int:
     return 0
 
 
+def _restore(file: Path, data: Path | None, wishes: list[str], accept_damage: bool) -> int:
+    import tempfile
+
+    from lookalike.backends.errors import InvalidArgument, LookalikeError
+    from lookalike.server import restore as restoring
+
+    try:
+        indexes = restoring.read_indexes(wishes)
+        if data is None:
+            with tempfile.TemporaryDirectory() as scratch:
+                restoring.check(file, Path(scratch), _say_plain)
+            return 0
+        restoring.restore(file, data, indexes=indexes, accept_damage=accept_damage, say=_say_plain)
+        _say_plain(f"restored; start it with: lookalike serve --data {data}")
+        return 0
+    except InvalidArgument as error:
+        _say(error.message)
+        return _USAGE
+    except LookalikeError as error:
+        _say(error.message)
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return _FAILED
+
+
 class _StopSignals:
     """SIGTERM and SIGINT: the first asks the server to stop, the second ends the process.
 
@@ -233,6 +288,10 @@ def _end(code: int) -> NoReturn:
 
 def _say(message: str) -> None:
     print(f"lookalike-server: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _say_plain(message: str) -> None:
+    print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _version() -> str:
