@@ -55,6 +55,9 @@ from lookalike.server.store import Store, Transaction, ValueCounts
 
 _log = logging.getLogger(__name__)
 
+_ROUNDING = 2.0**-22
+"""Two float32 that differ by so little, as a share, differ by a few last bits."""
+
 Items: TypeAlias = list[Item]
 Results: TypeAlias = list[WriteResult]
 
@@ -203,6 +206,9 @@ class Collection:
             raise VectorZero(
                 "The vector is all zero, which has no direction to compare.", field="vector"
             )
+        # Of length 1 already, but for rounding: what was read comes back bit by bit.
+        if np.allclose(unit, vector, rtol=_ROUNDING, atol=0.0):
+            return np.ascontiguousarray(vector, dtype=np.float32)
         return unit
 
     # ------------------------------------------------------------------ items

@@ -118,6 +118,19 @@ class NewItem:
     image: bytes | None = None
     vector: Vector | None = None
     metadata: Json = field(default_factory=dict)
+    stored: StoredParts | None = None
+    """Only with `vector`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredParts:
+    """What a server worked out about an item: taken over, not worked out anew."""
+
+    image: ImageRecord | None = None
+    """Of the picture, for an item that comes without it."""
+    thumbnail: bytes | None = None
+    digest: bytes = b""
+    """b"": made from what the item brings."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from lookalike.backends.errors import (
     IdMissing,
     InputsEmpty,
     Internal,
+    InvalidArgument,
     ItemExists,
     LookalikeError,
 )
@@ -43,6 +44,8 @@ from lookalike.server.pictures import Pictures
 
 _log = logging.getLogger(__name__)
 
+_THUMBNAIL_SIDE = 256
+
 
 @dataclass(slots=True)
 class _Task:
@@ -59,6 +62,17 @@ class _Task:
     digest: bytes = b""
     image: ImageRecord | None = None
     thumbnail: bytes | None = None
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether a reader has something to do: an image, or a thumbnail to be kept."""
+        stored = self.item.stored
+        return self.item.image is not None or (
+            stored is not None
+            and stored.image is not None
+            and stored.thumbnail is not None
+            and self.collection.record.config.retention is not Retention.NONE
+        )
 
     @property
     def key(self) -> tuple[int, str]:
@@ -122,12 +136,16 @@ class Ingest:
                 task.sha256 = hashlib.sha256(item.image).hexdigest()
             elif vector is None:
                 raise InputsEmpty("The item has neither an image nor a vector.")
+            elif item.stored is not None and item.stored.image is not None:
+                task.image = _without_pictures(item.stored.image)
             if not item.id and not task.sha256:
                 raise IdMissing("An item without an image needs an id.", field="id")
         except LookalikeError as error:
             return error
         task.item = replace(item, id=item.id or f"sha256:{task.sha256}", vector=vector)
         task.digest = item_digest(task.sha256, vector, item.metadata, task.exif)
+        if item.stored is not None and item.stored.digest:
+            task.digest = item.stored.digest
         return None
 
     # ------------------------------------------------- one id at a time
@@ -166,7 +184,7 @@ class Ingest:
         """Send pictures to their readers, bare vectors to the store in one piece."""
         bare: list[_Task] = []
         for task in tasks:
-            if task.item.image is None:
+            if not task.has_picture:
                 bare.append(task)
                 continue
             try:
@@ -201,7 +219,8 @@ class Ingest:
         if (known := self._known(task)) is not None:
             return known
         collection, item = task.collection, task.item
-        assert item.image is not None
+        if item.image is None:
+            return self._take_over(task)
         model = None if item.vector is not None else collection.model()
         picture = self._pictures.read(item.image, model)
         retention = collection.record.config.retention
@@ -223,6 +242,26 @@ class Ingest:
             return item.vector
         prepared = model.prepare(picture.image)
         return model.submit_image(prepared, deadline=task.deadline, bulk=task.bulk)
+
+    def _take_over(self, task: _Task) -> Vector:
+        """Look at a thumbnail that the item brings; its reader's thread."""
+        stored, vector = task.item.stored, task.item.vector
+        assert stored is not None
+        assert stored.image is not None
+        assert stored.thumbnail is not None
+        assert vector is not None
+        picture = self._pictures.read(stored.thumbnail, None)
+        if (
+            picture.media_type != "image/jpeg"
+            or max(picture.width, picture.height) > _THUMBNAIL_SIDE
+        ):
+            raise InvalidArgument(
+                f"A thumbnail is a JPEG of at most {_THUMBNAIL_SIDE} x {_THUMBNAIL_SIDE} pixels.",
+                field="stored.thumbnail",
+            )
+        task.thumbnail = stored.thumbnail
+        task.image = replace(_without_pictures(stored.image), has_thumbnail=True)
+        return vector
 
     def _known(self, task: _Task) -> WriteResult | None:
         """Answer at once, before any work, where the item that is there decides."""
@@ -294,6 +333,10 @@ def _ready(task: _Task, vector: Vector) -> ReadyItem:
         thumbnail=task.thumbnail,
         original=task.item.image if keeps_original else None,
     )
+
+
+def _without_pictures(image: ImageRecord) -> ImageRecord:
+    return replace(image, has_thumbnail=False, has_original=False)
 
 
 def _with_exif(item: NewItem, image: ImageRecord, mode: ExifMode) -> Json:

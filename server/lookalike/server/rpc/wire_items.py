@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 
-from lookalike.backends.errors import IdMissing, ImageUndecodable, InvalidArgument
+from lookalike.backends.errors import (
+    IdMissing,
+    ImageTooLarge,
+    ImageUndecodable,
+    InvalidArgument,
+)
 from lookalike.server.domain import (
     ImageRecord,
     Item,
     NewItem,
     Outcome,
+    StoredParts,
     View,
     WriteResult,
 )
@@ -20,6 +26,10 @@ from lookalike.server.rpc.wire_vectors import read_vector, write_vector
 from lookalike.v1 import index_service_pb2, types_pb2
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_MEDIA_TYPE = re.compile(r"image/[a-z0-9.+-]{1,32}")
+_DIGEST_BYTES = 64
+_MOST_THUMBNAIL_BYTES = 256 * 2**10
+"""Several times what a JPEG of 256 x 256 pixels ever has."""
 OUTCOMES = {
     Outcome.CREATED: index_service_pb2.WRITE_OUTCOME_CREATED,
     Outcome.UPDATED: index_service_pb2.WRITE_OUTCOME_UPDATED,
@@ -49,11 +59,49 @@ def read_item(
     has_vector = message.HasField("vector")
     if not (has_image or has_vector or chunked):
         raise InvalidArgument("An item needs an image, a vector, or both.", field=at)
+    has_stored = message.HasField("stored")
+    if has_stored and not has_vector:
+        raise InvalidArgument("`stored` needs the vector, too.", field=f"{at}.stored")
     return NewItem(
         id=message.id,
         image=read_image(message.image, limits, f"{at}.image") if has_image else None,
         vector=read_vector(message.vector, limits, f"{at}.vector") if has_vector else None,
         metadata=read_metadata(message.metadata, limits, f"{at}.metadata"),
+        stored=_read_stored(message.stored, f"{at}.stored") if has_stored else None,
+    )
+
+
+def _read_stored(message: index_service_pb2.StoredItem, at: str) -> StoredParts:
+    digest, thumbnail = message.digest, message.thumbnail
+    if digest and len(digest) != _DIGEST_BYTES:
+        raise InvalidArgument(f"A digest has {_DIGEST_BYTES} bytes.", field=f"{at}.digest")
+    if len(thumbnail) > _MOST_THUMBNAIL_BYTES:
+        raise ImageTooLarge(
+            f"The thumbnail has {len(thumbnail)} bytes; {_MOST_THUMBNAIL_BYTES} is the most.",
+            field=f"{at}.thumbnail",
+        )
+    image = None
+    if message.HasField("image"):
+        image = _read_image_info(message.image, f"{at}.image")
+    elif thumbnail:
+        raise InvalidArgument("A thumbnail needs `image` beside it.", field=f"{at}.image")
+    return StoredParts(image, thumbnail or None, digest)
+
+
+def _read_image_info(message: types_pb2.ImageInfo, at: str) -> ImageRecord:
+    sha256 = read_sha256(message.sha256, f"{at}.sha256")
+    if not sha256 or not _MEDIA_TYPE.fullmatch(message.media_type):
+        raise InvalidArgument("What is known about the picture is not complete.", field=at)
+    if min(message.width, message.height, message.size_bytes) <= 0:
+        raise InvalidArgument("A picture's sizes are above 0.", field=at)
+    return ImageRecord(
+        width=message.width,
+        height=message.height,
+        media_type=message.media_type,
+        size_bytes=message.size_bytes,
+        sha256=sha256,
+        has_thumbnail=False,
+        has_original=False,
     )
 
 
