@@ -18,11 +18,14 @@ from lookalike.server.domain import Condition, Filter, Outcome, Test, View
 from lookalike.server.store import Store
 from store.making import create, do, item, new_digest, put
 
-READS: list[Callable[[Store, int], object]] = [
-    lambda store, number: store.get(number, "bad", View.FULL),
-    lambda store, number: store.fetch(store.keys(number).tolist(), View.FULL),
-    lambda store, number: store.list(number, Filter(), "", 10, View.FULL),
-]
+
+def seen_by_lists(store: Store, number: int) -> list[list[str]]:
+    """Return the ids that reads of many items give, in every view."""
+    keys = [1, 2, 3]
+    found = [[f.id for f in store.list(number, Filter(), "", 10, view)] for view in View]
+    found += [sorted(f.id for f in store.fetch(keys, view).values()) for view in View]
+    return [*found, sorted(store.fetch(store.keys(number).tolist(), View.ID)[k].id
+        for k in store.keys(number).tolist())]  # fmt: skip
 
 
 def prepared(directory: Path) -> int:
@@ -48,6 +51,22 @@ def harm(directory: Path, sql: str) -> None:
     db.close()
 
 
+def _asked_for(store: Store, number: int) -> None:
+    with pytest.raises(KeyError):
+        store.vectors(number, np.array([2]))
+
+
+def _shown(store: Store, number: int) -> None:
+    with pytest.raises(DataLoss):
+        store.get(number, "bad", View.FULL)
+
+
+VECTOR_READS: list[Callable[[Store, int], object]] = [
+    _asked_for,
+    _shown,
+    lambda store, number: store.list(number, Filter(), "", 10, View.FULL),
+    lambda store, number: store.fetch([1, 2, 3], View.FULL),
+]
 COLUMNS = {
     "metadata": "metadata = replace(metadata, 'hello', 'hellp')",
     "metadata is no JSON": "metadata = '{'",
@@ -72,22 +91,26 @@ def test_a_damaged_column_is_found_by_every_read(tmp_path: Path, column: str) ->
     number = prepared(tmp_path)
     harm(tmp_path, f"UPDATE items SET {COLUMNS[column]} WHERE id = 'bad'")
     store = Store.open(tmp_path)
-    for read in READS:
-        with pytest.raises(DataLoss) as caught:
-            read(store, number)
-        assert caught.value.metadata == {"id": "bad", "collection": "shop"}
-        assert '"bad"' in caught.value.message
-        assert str(tmp_path) not in caught.value.message
+    with pytest.raises(DataLoss) as caught:
+        store.get(number, "bad", View.FULL)
+    assert caught.value.metadata == {"id": "bad", "collection": "shop"}
+    assert '"bad"' in caught.value.message
+    assert str(tmp_path) not in caught.value.message
     for view in View:
         with pytest.raises(DataLoss):
             store.get(number, "bad", view)
         assert store.get(number, "aaa", view) is not None
+    assert seen_by_lists(store, number) == [["aaa", "zzz"]] * 7
+    assert store.keys(number).tolist() == [1, 3]
+    assert store.count(number, Filter()) == 2
+    assert list(store.damaged.keys(number)) == [2]
     assert store.digest(number, "bad") is None
     with pytest.raises(DataLoss):
         do(store, lambda t: t.update_metadata(number, "bad", {"y": 1.0}, new_digest, False))
-    keys = store.keys(number)
-    with pytest.raises(DataLoss):
-        do(store, lambda t: t.replace_vectors(number, keys, np.ones((3, 4), np.float32), "s"))
+    keys, vectors = store.keys(number), np.ones((2, 4), np.float32)
+    assert do(store, lambda t: t.replace_vectors(number, keys, vectors, "s")) is None
+    but = store.damaged.but(number)
+    assert do(store, lambda t: t.replace_vectors(number, keys, vectors, "s", but)) is not None
     store.close()
 
 
@@ -95,21 +118,24 @@ def test_a_damaged_column_is_found_by_every_read(tmp_path: Path, column: str) ->
     "change",
     ["vector = CAST(x'01' || substr(vector, 2) AS BLOB)", "vector = x'00'", "crc = 1 - crc"],
 )
-def test_a_damaged_vector_is_found(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("read", VECTOR_READS)
+def test_a_damaged_vector_is_found(
+    tmp_path: Path, change: str, read: Callable[[Store, int], object]
+) -> None:
     number = prepared(tmp_path)
     harm(tmp_path, f"UPDATE vectors SET {change} WHERE key = 2")
     store = Store.open(tmp_path)
-    reads: list[Callable[[Store, int], object]] = [
-        *READS,
-        lambda s, n: s.vectors(n, s.keys(n)),
-        lambda s, n: s.vectors(n, s.keys(n)[1:2]),
-    ]
-    for read in reads:
-        with pytest.raises(DataLoss) as caught:
-            read(store, number)
-        assert caught.value.metadata == {"id": "bad", "collection": "shop"}
     assert store.get(number, "bad", View.BASIC) is not None
     assert len(store.vectors(number, np.array([1, 3]))) == 2
+    assert not store.damaged.keys(number)
+    read(store, number)
+    assert list(store.damaged.keys(number)) == [2]
+    with pytest.raises(DataLoss) as caught:
+        store.get(number, "bad", View.FULL)
+    assert caught.value.metadata == {"id": "bad", "collection": "shop"}
+    assert seen_by_lists(store, number) == [["aaa", "zzz"]] * 7
+    with pytest.raises(KeyError):
+        store.vectors(number, np.array([1, 2]))
     store.close()
 
 
@@ -121,10 +147,11 @@ def test_vectors_that_changed_places_or_are_gone_are_found(tmp_path: Path) -> No
     harm(tmp_path / "gone", "DELETE FROM vectors WHERE key = 2")
     for folder in (tmp_path, tmp_path / "gone"):
         store = Store.open(folder)
-        with pytest.raises(DataLoss):
+        with pytest.raises(KeyError):
             store.vectors(number, store.keys(number))
         with pytest.raises(DataLoss):
             store.get(number, "bad", View.FULL)
+        assert store.keys(number).tolist() == [1, 3]
         store.close()
 
 
@@ -152,7 +179,7 @@ def test_a_kept_picture_that_is_missing_is_damage(tmp_path: Path) -> None:
     store.close()
 
 
-def test_metadata_that_is_no_json_makes_filters_fail_not_lie(tmp_path: Path) -> None:
+def test_metadata_that_is_no_json_makes_filters_fail_until_it_is_known(tmp_path: Path) -> None:
     number = prepared(tmp_path)
     harm(tmp_path, "UPDATE items SET metadata = '{\"x\": 5' WHERE id = 'bad'")
     store = Store.open(tmp_path)
@@ -162,6 +189,12 @@ def test_metadata_that_is_no_json_makes_filters_fail_not_lie(tmp_path: Path) -> 
             read(number, where)
     with pytest.raises(DataLoss):
         do(store, lambda t: t.delete_where(number, where))
+    store.look_for_damage(number)
+    assert store.count(number, where) == 2
+    assert store.select_keys(number, where).tolist() == [1, 3]
+    assert store.count_values(number, where, "x", 9) == ([(1.0, 1), (3.0, 1)], 2)
+    but = store.damaged.but(number)
+    assert do(store, lambda t: t.delete_where(number, where, but)) == 2
     store.close()
 
 
@@ -226,20 +259,19 @@ def test_damage_of_what_the_store_says_of_itself_is_found(tmp_path: Path, change
 # ------------------------------------------------------------ damaged files
 
 
-def contents(store: Store, number: int) -> object:
-    items = store.list(number, Filter(), "", 1000, View.FULL)
-    pictures = [store.image(f.key, o) for f in items for o in (True, False)]
+def contents(store: Store, number: int) -> dict[str, object]:
+    """Return all that is known of each item, and of the collection under ""."""
+    found: dict[str, object] = {"": store.collections()}
+    for f in store.list(number, Filter(), "", 1000, View.FULL):
+        assert f.vector is not None
+        pictures = [store.image(f.key, original) for original in (True, False)]
+        found[f.id] = (f.metadata, f.image, f.create_time, f.vector.tolist(), pictures)
     vectors = store.vectors(number, store.keys(number))
-    return (
-        [(f.id, f.metadata, f.image, f.create_time, f.vector.tolist()) for f in items
-         if f.vector is not None],
-        pictures,
-        vectors.tolist(),
-        store.collections(),
-    )  # fmt: skip
+    assert len(vectors) == store.count(number, Filter()) == len(found) - 1
+    return found
 
 
-def larger(directory: Path) -> tuple[int, object]:
+def larger(directory: Path) -> tuple[int, dict[str, object]]:
     store = Store.open(directory)
     number = create(store, "shop").number
     for n in range(20):
@@ -263,7 +295,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
         data = bytearray((folder / "store.db").read_bytes())
         data[rng.randrange(size)] ^= 1 << rng.randrange(8)
         (folder / "store.db").write_bytes(data)
-        found += not same_or_refused(folder, number, golden)
+        found += outcome(folder, number, golden) != "same"
         shutil.rmtree(folder)
     print("found", found, "of 60")
     assert found > 5
@@ -274,17 +306,19 @@ def test_an_id_that_is_damaged_in_its_index_is_found_or_mended(tmp_path: Path) -
     data = (tmp_path / "golden" / "store.db").read_bytes()
     places = [at for at in range(len(data)) if data.startswith(b"i7-3", at)]
     assert len(places) >= 2  # in the table and in the index
-    same = []
+    outcomes = []
     for at in places:
         folder = tmp_path / f"at{at}"
         shutil.copytree(tmp_path / "golden", folder)
         (folder / "store.db").write_bytes(data[:at] + b"x" + data[at + 1 :])
-        same.append(same_or_refused(folder, number, golden))
-    assert True in same  # the index was built anew
-    assert False in same  # the table cannot be
+        outcomes.append(outcome(folder, number, golden))
+    assert "same" in outcomes  # the index was built anew
+    assert "part" in outcomes  # the row cannot be
 
 
-def test_an_index_is_not_mended_from_a_damaged_row(tmp_path: Path) -> None:
+def test_an_item_that_left_its_collection_is_refused_by_the_name_that_the_index_knows(
+    tmp_path: Path,
+) -> None:
     number, golden = larger(tmp_path)
     data = bytearray((tmp_path / "store.db").read_bytes())
     # The header of the row's record: the type of `collection`, the constant 1, becomes 0.
@@ -294,7 +328,7 @@ def test_an_index_is_not_mended_from_a_damaged_row(tmp_path: Path) -> None:
     for place in found:
         data[place.start() + 3] = 8
     (tmp_path / "store.db").write_bytes(data)
-    assert not same_or_refused(tmp_path, number, golden)
+    assert outcome(tmp_path, number, golden) == "part"
 
 
 def test_a_truncated_database_is_found(tmp_path: Path) -> None:
@@ -304,23 +338,27 @@ def test_a_truncated_database_is_found(tmp_path: Path) -> None:
         folder = tmp_path / f"cut{n}"
         shutil.copytree(tmp_path / "golden", folder)
         (folder / "store.db").write_bytes(data[: len(data) * n // 12])
-        assert not same_or_refused(folder, number, golden)
+        assert outcome(folder, number, golden) == "refused"
 
 
-def same_or_refused(folder: Path, number: int, golden: object) -> bool:
-    """Return whether all is as it was; fail if anything else is answered."""
+def outcome(folder: Path, number: int, golden: dict[str, object]) -> str:
+    """Return what became of it: "same", "part", "refused"; fail if anything else is answered."""
     try:
         store = Store.open(folder)
     except (DataLoss, FailedPrecondition):
-        return False
+        return "refused"
     try:
+        store.look_for_damage(number)
         seen = contents(store, number)
+        for lost in golden.keys() - seen.keys():
+            with pytest.raises(DataLoss, match=lost):
+                store.get(number, lost, View.ID)
     except DataLoss:
-        return False
+        return "refused"
     finally:
         store.close()
-    assert seen == golden
-    return True
+    assert seen == {item_id: golden[item_id] for item_id in seen}
+    return "same" if len(seen) == len(golden) else "part"
 
 
 def test_a_damaged_log_is_refused_not_cut_in_silence(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine.base import Engine
 from lookalike.backends.errors import (
     CollectionLoading,
+    DataLoss,
     DimensionMismatch,
     FailedPrecondition,
     ImageNotRetained,
@@ -82,6 +83,7 @@ class Collection:
         self._open_engine = open_engine
         self._engine: Engine | None = None
         self._engine_dim = 0
+        self._dropping: Future[None] | None = None
         self._level = threading.Event()
         """Set while the engine holds what the store holds."""
 
@@ -180,6 +182,7 @@ class Collection:
             record=self.record,
             state=self.state(),
             item_count=self._store.count(self.number, Filter()),
+            damaged_count=len(self._store.damaged.keys(self.number)),
             stats=engine.stats() if engine else None,
         )
 
@@ -239,7 +242,16 @@ class Collection:
         """Store items; the Future is done when they are durable and findable."""
         number = self.number
         self.engine  # noqa: B018 - refuses writes that no engine would see
-        return self._store.write(lambda transaction: transaction.put(number, items, mode))
+        # Rows that have lost these names: an item that is stored anew is mended.
+        lost = self._store.damaged.keys_named(number, {item.id for item in items})
+
+        def put(transaction: Transaction) -> Results:
+            results = transaction.put(number, items, mode)
+            if lost:
+                transaction.delete(number, (), lost)
+            return results
+
+        return self._store.write(put)
 
     def update_metadata(self, item_id: str, metadata: Json, replace: bool) -> Item:
         """Merge (RFC 7396) or replace an item's metadata. Raises ItemNotFound."""
@@ -254,15 +266,22 @@ class Collection:
     def delete(self, ids: Sequence[str], *, dry_run: bool) -> int:
         """Delete items by id; return how many were there."""
         if dry_run:
-            views = (self._store.get(self.number, item_id, View.ID) for item_id in set(ids))
-            return sum(item is not None for item in views)
-        return self._store.write(lambda t: t.delete(self.number, ids)).result()
+            return sum(self._is_there(item_id) for item_id in set(ids))
+        lost = self._store.damaged.keys_named(self.number, set(ids))
+        return self._store.write(lambda t: t.delete(self.number, ids, lost)).result()
+
+    def _is_there(self, item_id: str) -> bool:
+        try:
+            return self._store.get(self.number, item_id, View.ID) is not None
+        except DataLoss:
+            return True
 
     def delete_where(self, where: Filter, *, dry_run: bool) -> int:
-        """Delete the items that pass; return how many there were."""
+        """Delete the items that pass; return how many there were. Damaged ones stay."""
         if dry_run:
             return self.count(where)
-        return self._store.write(lambda t: t.delete_where(self.number, where)).result()
+        but = self._store.damaged.but(self.number)
+        return self._store.write(lambda t: t.delete_where(self.number, where, but)).result()
 
     def image(self, item_id: str, original: bool) -> StoredImage:
         """Return a stored picture. Raises ItemNotFound, ImageNotRetained."""
@@ -303,6 +322,17 @@ class Collection:
             _log.exception("engine failed, opened anew collection=%s", self.name)
             self.open()
 
+    def drop(self, keys: Sequence[int]) -> None:
+        """Have items taken out of the engine that the store cannot vouch for. Any thread."""
+        removed = np.array(sorted(keys), np.int64)
+
+        def drop(_: Transaction) -> None:  # on the one thread that may change an engine
+            if (engine := self._engine) is not None:
+                none = np.zeros((0, self._engine_dim), np.float32)
+                engine.apply(Changes(engine.applied_seq, removed, removed[:0], none))
+
+        self._dropping = self._store.write(drop)
+
     def rebuild(self, spec: IndexSpec, progress: Progress) -> None:
         """Build the index anew as `spec` says; the old one answers meanwhile. Job thread."""
         self.engine.rebuild(spec, progress)
@@ -318,8 +348,10 @@ class Collection:
         not among `keys`; keys that are gone are passed over.
         """
 
+        but = self._store.damaged.but(self.number)
+
         def swap(transaction: Transaction) -> bool:
-            record = transaction.replace_vectors(self.number, keys, vectors, space)
+            record = transaction.replace_vectors(self.number, keys, vectors, space, but)
             if record is None:
                 return False
             self.record = record
@@ -342,7 +374,7 @@ class Collection:
 
     def fetch(self, keys: Sequence[int], view: View) -> dict[int, Item]:
         """Return items by key; those that are gone are missing."""
-        return self._store.fetch(keys, view)
+        return self._store.fetch(keys, view, self.number)
 
     def vectors(self, keys: Keys) -> Vectors:
         """Return (len(keys), dim) float32 in their order. Raises KeyError if one is gone."""
@@ -351,3 +383,5 @@ class Collection:
     def wait_level(self, timeout_s: float) -> None:
         """Wait until the engine holds what the store holds."""
         self._level.wait(timeout=timeout_s)
+        if (dropping := self._dropping) is not None:
+            wait([dropping], timeout_s)

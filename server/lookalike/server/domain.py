@@ -83,6 +83,8 @@ class CollectionInfo:
     item_count: int
     stats: EngineStats | None = None
     """None while it is loading."""
+    damaged_count: int = 0
+    """Items left out because the store cannot vouch for them."""
 
 
 class WriteMode(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +93,7 @@ class Library:
         for record in self._store.collections():
             self._add(self._new(record))
         self._store.listener = self._apply
+        self._store.damaged.found = self._drop
         self._sweep()
         self._opener = threading.Thread(target=self._open_all, name="opener", daemon=True)
         self._opener.start()
@@ -233,6 +234,7 @@ class Library:
     def _open_all(self) -> None:
         for collection in list(self._by_number.values()):
             try:
+                self._store.look_for_damage(collection.number)
                 collection.open()
             except Exception:
                 _log.exception("collection cannot be opened name=%s", collection.name)
@@ -244,6 +246,11 @@ class Library:
         for number, change in changes.items():
             if (collection := self._by_number.get(number)) is not None:
                 collection.apply(change)
+
+    def _drop(self, number: int, keys: Sequence[int]) -> None:
+        """Take items that were found to be damaged out of their collection's engine."""
+        if (collection := self._by_number.get(number)) is not None:
+            collection.drop(keys)
 
     def _folder(self, number: int) -> Path:
         return self._indexes / str(number)

@@ -18,9 +18,8 @@ import apsw
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import DataLoss, FailedPrecondition, Unavailable
 from lookalike.backends.files import Files
-from lookalike.server.store._configs import COLLECTION, to_collection
 from lookalike.server.store._errors import damaged_file, translated
-from lookalike.server.store._rows import COLUMNS, Meta, damaged, is_sound
+from lookalike.server.store._rows import Meta
 
 _log = logging.getLogger(__name__)
 
@@ -82,9 +81,6 @@ def open_writer(
 ) -> apsw.Connection:
     """Open the database for the one who writes, made or brought up to date if need be.
 
-    Compares the indexes with their tables (5 to 10 us an item) and builds damaged ones
-    anew: no checksum of a row would find an item that its index does not.
-
     Raises FailedPrecondition (newer version, not ours), DataLoss.
     """
     if not path.exists():
@@ -100,8 +96,6 @@ def open_writer(
             _configure(db, _WRITER_CACHE_KIB)
             db.pragma("synchronous", "full")
             _migrate(db, scripts)
-            for table in ("collections", "items"):
-                _mend_indexes(db, table)
         except BaseException:
             db.close()
             raise
@@ -138,24 +132,6 @@ def _configure(db: apsw.Connection, cache_kib: int) -> None:
     db.pragma("cell_size_check", True)
     # A mapped file that is cut or fails under the reader is a SIGBUS, not an error.
     db.pragma("mmap_size", 0)
-
-
-def _mend_indexes(db: apsw.Connection, table: str) -> None:
-    if (faults := db.execute(f"PRAGMA integrity_check({table})").fetchall()) == [("ok",)]:
-        return
-    # An index is only as good as the rows that it is built from.
-    for row in db.execute(f"SELECT {COLLECTION} FROM collections"):
-        to_collection(row)
-    for row in db.execute(f"SELECT {COLUMNS} FROM items AS i NOT INDEXED"):
-        if not is_sound(row):
-            raise damaged(bytes(row[3] or b"").decode("utf-8", "replace"), "")
-    _log.warning("damage in the table %s, its indexes are built anew: %s", table, faults[:5])
-    try:
-        db.execute(f"REINDEX {table}")
-    except apsw.ConstraintError as error:
-        raise damaged_file() from error
-    if db.execute(f"PRAGMA integrity_check({table})").fetchall() != [("ok",)]:
-        raise damaged_file()
 
 
 def _check_ours(db: apsw.Connection) -> None:

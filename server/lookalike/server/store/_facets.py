@@ -17,13 +17,19 @@ _BOOLEAN, _NUMBER, _TEXT = 0, 1, 2
 
 
 def count_values(
-    number: int, where: Filter, field: str, count: int, indexed: Collection[str] = ()
+    number: int,
+    where: Filter,
+    field: str,
+    count: int,
+    indexed: Collection[str] = (),
+    left_out: str = "",
 ) -> tuple[str, list[Any]]:
     """Return SQL and parameters; `read_counts` reads its rows. Raises FilterInvalid.
 
     The first row is (items that have the field, None, None), the others are
     (items, kind, value). Elements of lists count one by one, each once for an item;
-    what is null or an object does not.
+    what is null or an object does not. `left_out` is
+    SQL to follow a condition on `items AS i`.
     """
     params: list[Any] = [json_path(field), count]
     passes = to_sql(where, params, indexed)
@@ -32,7 +38,7 @@ def count_values(
         WITH fields AS MATERIALIZED (
             SELECT i.key AS key, i.metadata -> ?1 AS found, json_type(i.metadata, ?1) AS type
             FROM items AS i
-            WHERE {of_collection(number, where, indexed)} AND {passes} AND type != 'null'
+            WHERE {of_collection(number, where, indexed)}{left_out} AND {passes} AND type != 'null'
         ), atoms AS (
             SELECT fields.key AS key,
                 CASE WHEN e.type IN ('true', 'false') THEN {_BOOLEAN}

@@ -124,6 +124,12 @@ def is_sound(row: Sequence[Any]) -> bool:
         return False
 
 
+def name_of(row: Sequence[Any]) -> tuple[str]:
+    """Return the id in a row of COLUMNS that may be damaged, as far as it can be read."""
+    item_id = row[3]
+    return (item_id.decode("utf-8", "replace") if isinstance(item_id, bytes) else "",)
+
+
 def to_item(row: Row, view: View) -> Item:
     """Make the item of a sound row; `view` FULL needs FULL_COLUMNS."""
     item_id = row[3].decode("utf-8")

@@ -30,11 +30,13 @@ from lookalike.server.store._connect import (
     open_writer,
     read_meta,
 )
-from lookalike.server.store._errors import damaged_file
+from lookalike.server.store._damage import DamagedItems
 from lookalike.server.store._facets import ValueCounts, count_values, read_counts
 from lookalike.server.store._filters import of_collection, to_sql
 from lookalike.server.store._mark import Mark
+from lookalike.server.store._mending import Found, mend_indexes
 from lookalike.server.store._moment import Moment, hold
+from lookalike.server.store._opening import check_files, check_mark, database
 from lookalike.server.store._rows import (
     COLUMNS,
     FULL_COLUMNS,
@@ -46,10 +48,12 @@ from lookalike.server.store._rows import (
     image_crc,
     is_sound,
     micros,
+    name_of,
     to_item,
-    vector_crc,
 )
 from lookalike.server.store._transaction import Transaction
+from lookalike.server.store._vectors import find_damaged, int64, read_block
+from lookalike.server.store._wal import fold_log, log_of
 from lookalike.server.store._writer import Writer
 
 T = TypeVar("T")
@@ -61,6 +65,7 @@ JobList: TypeAlias = list[Job]
 Params: TypeAlias = list[Any]
 
 _VECTOR_CHUNK_BYTES = 8 * 2**20
+_ROWS_AT_ONCE = 1024
 
 
 class Store:
@@ -69,7 +74,8 @@ class Store:
     Writes are operations on a Transaction, run by the store's one writer thread in
     the order they were given and durable when their Future is done. Reads run on
     any thread, each sees one state, and every row that is read is compared with
-    its checksum. Reads raise DataLoss for damage.
+    its checksum. A damaged item is as if it were not there, but for `get` and `image`,
+    which raise DataLoss; so do all reads where the database itself is damaged.
     """
 
     def __init__(
@@ -80,21 +86,30 @@ class Store:
         clock: Callable[[], float],
         vfs: str | None,
         files: Files | None = None,
+        found: Found | None = None,
     ) -> None:
         self.directory = directory
         self.listener: Callable[[int, Mapping[int, Changes]], None] | None = None
         """Called with (seq, {collection number: Changes}) after each commit that changed
         collections or items, on the writer thread, before the Futures of that commit
         are done. What it raises is logged, no more: the commit stands."""
+        self.damaged = DamagedItems()
+        for number, items in (found or {}).items():
+            self.damaged.note(number, items)
         self._lock_file = lock_file
         self._closed = False
         self._indexed_fields: dict[int, frozenset[str]] = {}
         self._vfs = vfs
-        path = _database(directory)
+        path = database(directory)
         meta = read_meta(db)
         self.uuid = meta.uuid
         self._mark = Mark(directory / "mark", UUID(self.uuid).bytes, files)
-        self._check_mark(meta.seq)
+        try:
+            check_mark(self._mark, meta.seq)
+        except BaseException:
+            self._mark.close()
+            raise
+        fold_log(db, log_of(path), self._mark)
         self._readers = Readers(lambda: open_reader(path, vfs))
         self._writer = Writer(db, meta, self._mark, clock, self._deliver)
 
@@ -116,11 +131,11 @@ class Store:
         lock_file = lock(directory, files)
         reach("store.lock.taken")
         try:
-            _check_present(directory)
-            db = open_writer(_database(directory), vfs, migrations(), micros(clock()), files)
+            check_files(directory)
+            db = open_writer(database(directory), vfs, migrations(), micros(clock()), files)
             reach("store.open.checked")
             try:
-                return cls(directory, lock_file, db, clock, vfs, files)
+                return cls(directory, lock_file, db, clock, vfs, files, mend_indexes(db))
             except BaseException:
                 db.close()
                 raise
@@ -162,9 +177,13 @@ class Store:
         return [to_collection(row) for row in rows]
 
     def get(self, number: int, item_id: str, view: View) -> Item | None:
-        """Return an item; None if there is none."""
-        rows = self._items("items AS i", "i.collection = ? AND i.id = ?", (number, item_id), view)
-        return rows[0] if rows else None
+        """Return an item; None if there is none. Raises DataLoss if it is damaged."""
+        source, condition = "items AS i", "i.collection = ? AND i.id = ?"
+        if items := self._items(source, condition, (number, item_id), view, number):
+            return items[0]
+        if self.damaged.keys_named(number, (item_id,)):
+            raise damaged(item_id, self._name(number))
+        return None
 
     def digest(self, number: int, item_id: str) -> bytes | None:
         """Return an item's digest; None if there is none, or if the item is damaged.
@@ -179,23 +198,30 @@ class Store:
         )
         return rows[0][5] if rows and is_sound(rows[0]) else None
 
-    def fetch(self, keys: Sequence[int], view: View) -> dict[int, Item]:
-        """Return items by key; those that are gone are missing."""
+    def fetch(self, keys: Sequence[int], view: View, number: int | None = None) -> dict[int, Item]:
+        """Return items by key; those that are gone or damaged are missing.
+
+        `number` is that of their collection, which a damaged row may not know any more.
+        """
         if not len(keys):
             return {}
         wanted = apsw.carray(np.asarray(keys, np.int64))
         source = "carray(?) AS wanted CROSS JOIN items AS i ON i.key = wanted.value"
-        return {item.key: item for item in self._items(source, "1", (wanted,), view)}
+        return {item.key: item for item in self._items(source, "1", (wanted,), view, number)}
 
     def list(self, number: int, where: Filter, after_id: str, count: int, view: View) -> Items:
         """Return at most `count` items that pass, by id in byte order, behind `after_id`."""
-        params: list[Any] = [after_id, count]
-        passes = to_sql(where, params)
-        condition = (  # in order of the ids, so that a page costs no more than it shows
-            f"i.collection = {number:d} AND i.id > ?1 AND {passes} "
-            "ORDER BY i.collection, i.id LIMIT ?2"
-        )
-        return self._items("items AS i", condition, params, view)
+        while True:
+            params: list[Any] = [after_id, count]
+            passes = to_sql(where, params)
+            left_out = self.damaged.but(number)
+            condition = (  # in order of the ids, so that a page costs no more than it shows
+                f"i.collection = {number:d} AND i.id > ?1{left_out} AND {passes} "
+                "ORDER BY i.collection, i.id LIMIT ?2"
+            )
+            items = self._items("items AS i", condition, params, view, number)
+            if self.damaged.but(number) == left_out:  # else a full page has become short
+                return items
 
     def count(self, number: int, where: Filter) -> int:
         """Count the items that pass. Raises FilterInvalid."""
@@ -209,7 +235,8 @@ class Store:
 
         Equal counts by value: booleans, then numbers, then texts. Raises FilterInvalid.
         """
-        sql, params = count_values(number, where, field, count, self._indexed(number, where))
+        indexed, left_out = self._indexed(number, where), self.damaged.but(number)
+        sql, params = count_values(number, where, field, count, indexed, left_out)
         return read_counts(self._read(sql, *params))
 
     def select_keys(self, number: int, where: Filter) -> Keys:
@@ -221,7 +248,7 @@ class Store:
             f"SELECT group_concat(i.key, ',') FROM items AS i WHERE {passes}",
             *params,
         )
-        keys = _int64(text)
+        keys = int64(text)
         return keys if (keys[1:] > keys[:-1]).all() else np.sort(keys)
 
     def keys(self, number: int) -> Keys:
@@ -231,13 +258,16 @@ class Store:
     def vectors(self, number: int, keys: Keys) -> Vectors:
         """Return (len(keys), dim) float32 in the order of `keys`, verified.
 
-        Raises KeyError if a key is not in the collection (any more), DataLoss.
+        Raises KeyError if a key is not in the collection (any more) or its item is
+        damaged, DataLoss.
         """
         dim = self._dimension(number)
         step = max(1, _VECTOR_CHUNK_BYTES // (4 * max(dim, 1)))
         wanted = np.ascontiguousarray(keys, np.int64)
         if not len(wanted):
             return np.zeros((0, dim), np.float32)
+        if not self.damaged.keys(number).isdisjoint(wanted.tolist()):
+            raise KeyError("an item is damaged")
         parts = [
             self._vectors(number, wanted[start : start + step])
             for start in range(0, len(wanted), step)
@@ -258,8 +288,20 @@ class Store:
             return None
         first_key, _, media_type, data, crc = rows[0]
         if not isinstance(data, bytes) or image_crc(first_key, media_type, data) != crc:
-            raise self._damaged(key)
+            raise damaged(*self._names(key))
         return StoredImage(media_type.decode("utf-8"), data)
+
+    def look_for_damage(self, number: int) -> None:
+        """Read every row of a collection, without its vectors, 10 us each; note damaged ones."""
+        after = -1
+        while keys := self._read(
+            "SELECT key FROM items WHERE collection = ? AND key > ? ORDER BY key LIMIT ?",
+            number,
+            after,
+            _ROWS_AT_ONCE,
+        ):
+            self.fetch([key for (key,) in keys], View.ID, number)
+            after = keys[-1][0]
 
     def jobs(self) -> JobList:
         """Return all jobs, the newest first."""
@@ -274,12 +316,14 @@ class Store:
     def moment(self) -> Iterator[Moment]:
         """Hold on to the store as it is now. The log grows until it is let go."""
         with self._writer.hold_log(), self._readers.lend() as db:
-            with hold(db, _database(self.directory), self._vfs) as moment:
+            with hold(db, database(self.directory), self._vfs) as moment:
                 yield moment
 
     # --------------------------------------------------------------- insides
 
     def _deliver(self, seq: int, changes: Mapping[int, Changes]) -> None:
+        for number, change in changes.items():
+            self.damaged.forget(number, change.removed.tolist())
         if self.listener is not None:
             self.listener(seq, changes)
 
@@ -287,19 +331,25 @@ class Store:
         with self._readers.lend() as db:
             return db.execute(sql, params).fetchall()
 
-    def _items(self, source: str, condition: str, params: Sequence[Any], view: View) -> Items:
+    def _items(
+        self, source: str, condition: str, params: Sequence[Any], view: View, number: int | None
+    ) -> Items:
+        """Read sound items; others are noted, and left out."""
         columns, join = (FULL_COLUMNS, VECTOR_JOIN) if view is View.FULL else (COLUMNS, "")
         rows = self._read(f"SELECT {columns} FROM {source} {join} WHERE {condition}", *params)
+        items: list[Item] = []
         for row in rows:
             if not is_sound(row):
-                raise self._damaged(row[0])
-        return [to_item(row, view) for row in rows]
+                self.damaged.note(row[1] if number is None else number, {row[0]: name_of(row)})
+            elif row[0] not in self.damaged.keys(row[1]):
+                items.append(to_item(row, view))
+        return items
 
     def _passes(self, number: int, where: Filter, params: Params) -> str:
         """Return the condition that items are of the collection and pass."""
         indexed = self._indexed(number, where)
         passes = to_sql(where, params, indexed)
-        return f"{of_collection(number, where, indexed)} AND {passes}"
+        return f"{of_collection(number, where, indexed)}{self.damaged.but(number)} AND {passes}"
 
     def _indexed(self, number: int, where: Filter) -> frozenset[str]:
         """Return the fields that filters of a collection find by an index."""
@@ -320,77 +370,19 @@ class Store:
         return to_collection(rows[0]).config.dimension if rows else 0
 
     def _vectors(self, number: int, keys: Keys) -> bytes:
-        """Read vectors as one block.
+        try:
+            if (block := read_block(self._read, number, keys)) is not None:
+                return block
+        except DataLoss:
+            pass  # of the tables' pages: there may be keys that can be read
+        self.damaged.note(number, find_damaged(self._read, keys))
+        raise KeyError("an item is damaged")
 
-        One row for all, the blobs joined in SQLite: a row for each would cost each a
-        round through the interpreter's lock, 0.6 ms under load against 15 us.
-        """
-        [(live, order, crcs, block)] = self._read(
-            "SELECT count(i.key), group_concat(v.key, ','), group_concat(v.crc, ','), "
-            "CAST(group_concat(v.vector, '') AS BLOB) FROM carray(?2) AS wanted "
-            "LEFT JOIN items AS i ON i.key = wanted.value AND i.collection = ?1 "
-            f"{VECTOR_JOIN}",
-            number,
-            apsw.carray(keys),
-        )
-        if live < len(keys):
-            raise KeyError("an item is gone")
-        size = len(block or b"") // len(keys)
-        stored = _int64(crcs)
-        if np.array_equal(_int64(order), keys) and len(block) == size * len(keys):
-            view = memoryview(block)
-            for at, (key, crc) in enumerate(zip(keys.tolist(), stored.tolist(), strict=True)):
-                if vector_crc(key, view[at * size : (at + 1) * size]) != crc:
-                    raise self._damaged_vector(keys)
-            return bytes(block)
-        raise self._damaged_vector(keys)
+    def _name(self, number: int) -> str:
+        rows = self._read("SELECT CAST(name AS BLOB) FROM collections WHERE number = ?", number)
+        return bytes(rows[0][0]).decode("utf-8", "replace") if rows else ""
 
-    def _damaged_vector(self, keys: Keys) -> DataLoss:
-        """Find the damaged one of some vectors, one of which is."""
-        for key in keys.tolist():
-            rows = self._read("SELECT vector, crc FROM vectors WHERE key = ?", key)
-            if not rows or not isinstance(rows[0][0], bytes):
-                return self._damaged(key)
-            if vector_crc(key, rows[0][0]) != rows[0][1]:
-                return self._damaged(key)
-        return damaged_file()
-
-    def _damaged(self, key: int) -> DataLoss:
-        rows = self._read(
-            "SELECT CAST(i.id AS BLOB), c.name FROM items AS i "
-            "LEFT JOIN collections AS c ON c.number = i.collection WHERE i.key = ?",
-            key,
-        )
-        item_id, collection = rows[0] if rows else (b"", "")
-        return damaged((item_id or b"").decode("utf-8", "replace"), collection or "")
-
-    def _check_mark(self, seq: int) -> None:
-        """Raise DataLoss if the database is behind what was acknowledged."""
-        remembered = self._mark.read()
-        if remembered > seq:
-            self._mark.close()
-            raise DataLoss(
-                f"The store is at change {seq}, but change {remembered} was acknowledged: its "
-                "log is damaged, or an older copy was put back. Restore a newer backup, or "
-                'remove the file "mark" from the data folder to go on with what is there.'
-            )
-        self._mark.write(seq)
-
-
-def _check_present(directory: Path) -> None:
-    """Raise DataLoss for a folder whose database has gone: a new one would hide that."""
-    mark = directory / "mark"
-    if mark.exists() and mark.stat().st_size and not _database(directory).exists():
-        raise DataLoss(
-            'The data folder has the file "mark" of a database, but no "store.db". Restore '
-            'the whole folder, or remove the file "mark" to begin with nothing.'
-        )
-
-
-def _database(directory: Path) -> Path:
-    return directory / "store.db"
-
-
-def _int64(text: str | None) -> Keys:
-    """Read numbers that SQLite has joined with commas."""
-    return np.fromstring(text, np.int64, sep=",") if text else np.zeros(0, np.int64)
+    def _names(self, key: int) -> tuple[str, str]:
+        """Return the id of an item and the name of its collection."""
+        rows = self._read("SELECT CAST(id AS BLOB), collection FROM items WHERE key = ?", key)
+        return (*name_of((0, 0, 0, rows[0][0])), self._name(rows[0][1])) if rows else ("", "")

@@ -205,18 +205,19 @@ class Transaction:
         return to_item(row, View.BASIC)
 
     def replace_vectors(
-        self, number: int, keys: Keys, vectors: Vectors, space: str
+        self, number: int, keys: Keys, vectors: Vectors, space: str, but: str = ""
     ) -> CollectionRecord | None:
         """Give every item a new vector, and so a new key, of another space.
 
         `vectors` is (len(keys), dim) float32, row i for the item whose key is
         `keys[i]`; keys that are gone are passed over. Returns None, and changes
-        nothing, if the collection has items that are not among `keys`. All in one
+        nothing, if the collection has items that are not among `keys`; those that
+        `but` leaves out (as `DamagedItems.but` says it) stay as they are. All in one
         transaction: other writes wait. Raises CollectionNotFound, DataLoss.
         """
         record = self._collection(number)
         order = np.argsort(keys, kind="stable")
-        live = np.array(self._keys(number, Filter()), np.int64)
+        live = np.array(self._keys(number, Filter(), but), np.int64)
         at = np.searchsorted(keys, live, sorter=order)
         rows = order[np.minimum(at, len(keys) - 1)] if len(keys) else at
         if len(live) and (not len(keys) or (keys[rows] != live).any()):
@@ -231,19 +232,22 @@ class Transaction:
         config = replace(record.config, dimension=dimension)
         return self._save(replace(record, config=config, space=space))
 
-    def delete(self, number: int, ids: Sequence[str]) -> int:
-        """Delete items by id; return how many of them there were."""
+    def delete(self, number: int, ids: Sequence[str], keys: Sequence[int] = ()) -> int:
+        """Delete items by id, others by key; return how many of them there were."""
         listed = json.dumps(list(ids), ensure_ascii=False)
-        keys = self._values(
+        found = self._values(
             "SELECT key FROM items WHERE collection = ? AND id IN (SELECT value FROM json_each(?))",
             number,
             listed,
         )
-        return self._delete(number, keys)
+        return self._delete(number, sorted({*found, *keys}))
 
-    def delete_where(self, number: int, where: Filter) -> int:
-        """Delete the items that pass; return how many there were. Raises FilterInvalid."""
-        return self._delete(number, self._keys(number, where))
+    def delete_where(self, number: int, where: Filter, but: str = "") -> int:
+        """Delete the items that pass; return how many there were. Raises FilterInvalid.
+
+        `but` is SQL to follow a condition, as `DamagedItems.but` says it.
+        """
+        return self._delete(number, self._keys(number, where, but))
 
     # ------------------------------------------------------------------- jobs
 
@@ -314,13 +318,13 @@ class Transaction:
         shown = item_id or bytes(row[3] or b"").decode("utf-8", "replace")
         raise damaged(shown, names[0] if names else "")
 
-    def _keys(self, number: int, where: Filter) -> list[int]:
+    def _keys(self, number: int, where: Filter, but: str = "") -> list[int]:
         params: list[apsw.SQLiteValue | apsw.CArrayBinding] = []
         indexed = self._collection(number).config.indexed_fields if where else ()
         passes = to_sql(where, params, indexed)
+        owned = of_collection(number, where, indexed)
         return self._values(
-            f"SELECT i.key FROM items AS i WHERE {of_collection(number, where, indexed)} AND {passes} "
-            "ORDER BY i.key",
+            f"SELECT i.key FROM items AS i WHERE {owned}{but} AND {passes} ORDER BY i.key",
             *params,
         )
 
