@@ -13,12 +13,19 @@ import torch
 
 from lookalike.backends.embed._checkpoint import Checkpoint
 from lookalike.backends.embed._clip_load import Parts, Settings, explained, load, quiet
-from lookalike.backends.embed.base import Embedder, EmbedderOptions, TextEmbedder, TextVectors
+from lookalike.backends.embed._clip_patches import PatchReader, without_far_ends
+from lookalike.backends.embed.base import (
+    Embedder,
+    EmbedderOptions,
+    PatchEmbedder,
+    PatchVectors,
+    TextEmbedder,
+    TextVectors,
+    Window,
+)
 from lookalike.backends.errors import ModelInvalid
 from lookalike.backends.types import Prepared, RgbImage, Vectors
 
-_MAX_RATIO = 64
-"""Longer side over shorter side, beyond which the ends are cut off before resizing."""
 _WIDTH_STEP = 8
 """Texts are padded to a multiple of this many tokens: few shapes, so memory stays flat."""
 _MAX_CONTEXT = 512
@@ -33,7 +40,7 @@ _loading = threading.Lock()
 
 
 class ClipEmbedder(Embedder):
-    """A vision model in torch. `open` gives a `ClipTextEmbedder` if the checkpoint knows text.
+    """A vision model in torch. `open` gives one with the capabilities that a checkpoint has.
 
     The vectors are those of `get_image_features`, or `pooler_output` where a model
     has no such method (DINOv2). `extra`: "precision" is "fp32" (default), "bf16" or
@@ -69,12 +76,9 @@ class ClipEmbedder(Embedder):
             )
             with explained(checkpoint):
                 parts = load(checkpoint, settings)
-                kind = ClipEmbedder if parts.tokenizer is None else ClipTextEmbedder
-                embedder = kind(parts)
                 # In a thread that ends with it: OpenMP keeps a pool for each thread that computed.
                 with ThreadPoolExecutor(1, thread_name_prefix="clip-probe") as pool:
-                    pool.submit(embedder._probe).result()
-        return embedder
+                    return pool.submit(_opened, parts).result()
 
     def prepare(self, image: RgbImage) -> Prepared:
         """Return (3, H, W) float32 `pixel_values` of transformers' own processor. Any thread."""
@@ -88,7 +92,7 @@ class ClipEmbedder(Embedder):
         if not batch:
             return np.zeros((0, self.dim), np.float32)
         with self._computing():
-            pixels = torch.from_numpy(np.stack(batch)).to(self._device, self._dtype)
+            pixels = self._read(batch)
             if hasattr(self._model, "get_image_features"):
                 return _vectors(self._model.get_image_features(pixel_values=pixels), len(batch))
             return _vectors(self._model(pixel_values=pixels), len(batch))
@@ -97,6 +101,9 @@ class ClipEmbedder(Embedder):
         self._model = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _read(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(batch)).to(self._device, self._dtype)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -171,6 +178,42 @@ class ClipTextEmbedder(ClipEmbedder, TextEmbedder):
         _check_apart(vectors, "texts", "tokenizer does not belong to its weights")
 
 
+class ClipPatchEmbedder(ClipEmbedder, PatchEmbedder):
+    """A vision transformer whose patches are known, too."""
+
+    def __init__(self, parts: Parts, patches: PatchReader) -> None:
+        super().__init__(parts)
+        self._patches = patches
+        self.patches_know_texts = patches.projects and parts.tokenizer is not None
+
+    def embed_patches(self, batch: Sequence[Prepared]) -> PatchVectors:
+        """Return what `PatchReader` reads."""
+        with self._computing():
+            return self._patches(self._read(batch))
+
+    def patch_window(self, height: int, width: int) -> Window:
+        return self._patches.framing.window(height, width)
+
+
+class ClipPatchTextEmbedder(ClipPatchEmbedder, ClipTextEmbedder):
+    """One that puts texts into the same space."""
+
+
+def _opened(parts: Parts) -> ClipEmbedder:
+    """Return an embedder of the right class, tried out. Raises ModelInvalid."""
+    knows_text = parts.tokenizer is not None
+    embedder = ClipTextEmbedder(parts) if knows_text else ClipEmbedder(parts)
+    embedder._probe()
+    with embedder._computing():
+        found = PatchReader.find(parts.model, parts.processor, embedder.prepare, embedder._read)
+    if found is None:
+        return embedder
+    seeing = ClipPatchTextEmbedder if knows_text else ClipPatchEmbedder
+    opened = seeing(parts, found)
+    opened.dim = embedder.dim
+    return opened
+
+
 def _vectors(output: Any, count: int) -> Vectors:
     """Take the pooled vectors out of what a model returned."""
     # transformers 4 returned the tensor itself, 5 wraps it.
@@ -207,8 +250,8 @@ def _without_far_ends(image: RgbImage) -> RgbImage:
     Resized whole, a picture of 1 x 60000 pixels would take 9 GB.
     """
     height, width = image.shape[:2]
-    most = _MAX_RATIO * min(height, width)
-    if max(height, width) <= most:
+    tall, wide = without_far_ends(height, width)
+    if (tall, wide) == (height, width):
         return image
-    top, left = max(0, height - most) // 2, max(0, width - most) // 2
-    return np.ascontiguousarray(image[top : top + most, left : left + most])
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return np.ascontiguousarray(image[top : top + tall, left : left + wide])

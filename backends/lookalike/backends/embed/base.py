@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self, final
+from typing import NamedTuple, Self, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lookalike.backends.types import Prepared, RgbImage, Vectors
 
@@ -32,6 +33,19 @@ class TextVectors:
 
     vectors: Vectors
     truncated: list[bool]
+
+
+PatchVectors: TypeAlias = NDArray[np.float32]
+"""(n, rows, columns, d) float32 of length 1: what n pictures show, patch by patch."""
+
+
+class Window(NamedTuple):
+    """A part of an upright picture, in fractions of its width and height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
 
 
 class Embedder(ABC):
@@ -82,3 +96,29 @@ class TextEmbedder(Embedder):
     @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> TextVectors:
         """Embed n texts. One thread, the same as `embed_prepared`."""
+
+
+class PatchEmbedder(Embedder):
+    """An embedder that also says what each patch of a picture shows.
+
+    Patches of any two pictures can be compared by cosine; they are what "why did
+    this match" is answered with. They are no part of `space`: nothing of them is
+    ever stored. A capability is a type, not a flag.
+    """
+
+    patches_know_texts: bool = False
+    """Patches lie in the space of `embed_texts`, so that a text can be found in a picture."""
+
+    @abstractmethod
+    def embed_patches(self, batch: Sequence[Prepared]) -> PatchVectors:
+        """Return a grid of vectors for each of n > 0 pictures, finite; all grids have one shape.
+
+        `d` need not be `dim`. One thread, the same as `embed_prepared`.
+        """
+
+    @abstractmethod
+    def patch_window(self, height: int, width: int) -> Window:
+        """Return the part of a picture of this size, px, that the grid covers evenly. Any thread.
+
+        Preparation often keeps the middle square only; then that square.
+        """
