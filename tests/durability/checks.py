@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -83,9 +84,7 @@ def _state(name: str, item: Item, history: History | None) -> State:
     except (KeyError, ValueError) as error:
         raise Violation("an item is one whole version", f"{name}: {item}") from error
     assert item.vector is not None
-    sha256 = (
-        item.image.sha256 if item.image else hashlib.sha256(item.vector.tobytes()).hexdigest()
-    )
+    sha256 = item.image.sha256 if item.image else hashlib.sha256(item.vector.tobytes()).hexdigest()
     if item.metadata != metadata(*state) or history.hashes.get(state.content) != sha256:
         raise Violation(
             "an item is one whole version",
@@ -170,7 +169,7 @@ def _compare_pictures(
                 "a picture's vector is that of the upright picture",
                 f"{name}: {item_id}, content {content}: {likeness:.3f}",
             )
-        kept = _asked(lambda i=item_id: client.image(i, original=name == KEPT, collection=name))
+        kept = _asked(partial(client.image, item_id, original=name == KEPT, collection=name))
         info = items[item_id].image
         if not kept.data or (
             name == KEPT and info and hashlib.sha256(kept.data).hexdigest() != info.sha256

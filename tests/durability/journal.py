@@ -54,7 +54,11 @@ def effect(op: Op, state: State | None) -> tuple[State | None, str]:
         case "delete":
             return None, "missing" if state is None else "deleted"
         case "metadata":
-            return (None, "missing") if state is None else (state._replace(metadata=op.number), "updated")
+            return (
+                (None, "missing")
+                if state is None
+                else (state._replace(metadata=op.number), "updated")
+            )
         case _ if state is None:
             return sent, "created"
         case "skip":

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from durability.checks import compare
 from durability.contents import KEPT, PICTURES, VECTORS
@@ -34,6 +35,8 @@ AT_START = AT_BIRTH | {
 """Points that every start passes, given what `_prepare` leaves in the folder."""
 AT_STOP = frozenset({"store.close.before"})
 """Points that only an orderly stop passes."""
+OUTSIDE = frozenset(name for name in NAMES if name.startswith("restore."))
+"""Points of programs that run while no server does; they have loops of their own."""
 OFTEN = ("store.commit", "store.mark", "store.engines", "store.answer")
 """Beginnings of the names of points that are passed many times a second."""
 PATIENCE_S = 6.0
@@ -89,7 +92,7 @@ class KillLoop:
         self._folders = 0
         self._data, self._journal = self._new_data()
 
-    def __enter__(self) -> KillLoop:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,9 +153,7 @@ class KillLoop:
 
     def _start(self, armed: str) -> tuple[ServerProcess, str]:
         """Start a server that may die at an armed point right away: the address is "" then."""
-        server = self._stable.start(
-            Orders(self._data, armed, self._plants, self._constants)
-        )
+        server = self._stable.start(Orders(self._data, armed, self._plants, self._constants))
         address = server.ready()
         if not address:
             self._died(server)
@@ -160,9 +161,7 @@ class KillLoop:
 
     def _die_starting(self, armed: str) -> None:
         """Kill a server while it starts, at an armed point or at a random moment."""
-        server = self._stable.start(
-            Orders(self._data, armed, self._plants, self._constants)
-        )
+        server = self._stable.start(Orders(self._data, armed, self._plants, self._constants))
         if not server.wait(PATIENCE_S if armed else self._rng.uniform(0.0, 0.4)):
             server.kill()
         self._died(server)

@@ -30,6 +30,8 @@ PRELOADED = (
     "lookalike.backends.index._faiss",
     "lookalike.backends.index._exact",
 )
+LOADED = "loaded"
+"""The line that says that it waits for its orders."""
 DIED = "died at "
 """Begins the line on standard error that names the crash point."""
 
@@ -60,6 +62,7 @@ def end_with_stdin() -> None:
 def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
+    print(LOADED, flush=True)
     if not (line := sys.stdin.readline()):
         return
     order = json.loads(line)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import IO, Self
 
-from durability.launch import DIED
+from durability.launch import DIED, LOADED
 from durability.violation import Violation
 from lookalike.client.local_server import READY_LINE
 
@@ -82,7 +82,8 @@ class ServerProcess:
         return "\n".join(self._tail)
 
     def order(self, orders: Orders) -> None:
-        """Say what it is to be; it begins at once."""
+        """Wait until it is loaded, then say what it is to be; it begins at once."""
+        self._line(LOADED)
         config = orders.data.parent / "lookalike.toml"
         config.write_text(orders.config)
         line = {
@@ -101,6 +102,11 @@ class ServerProcess:
 
     def ready(self) -> str:
         """Wait until it is ready; return its address, or "" if it died first."""
+        line = self._line("lookalike ")
+        return match["address"] if (match := READY_LINE.match(line)) else ""
+
+    def _line(self, start: str) -> str:
+        """Return the next line that starts so; "" if it ends first."""
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -110,8 +116,8 @@ class ServerProcess:
             if line is None:
                 self.wait()
                 return ""
-            if (match := READY_LINE.match(line)) is not None:
-                return match["address"]
+            if line.startswith(start):
+                return line
 
     def kill(self) -> None:
         """Send SIGKILL; no matter whether it lives."""
@@ -188,8 +194,8 @@ class Stable:
             server.close()
 
 
-def _reader(stream: IO[str] | None, take: object) -> threading.Thread:
-    assert stream is not None and callable(take)
+def _reader(stream: IO[str] | None, take: Callable[[str | None], None]) -> threading.Thread:
+    assert stream is not None
 
     def read() -> None:
         for line in stream:

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from durability.contents import KEPT, PICTURES, VECTORS, hash_of, new_item, vector
@@ -210,7 +211,7 @@ class Chores(Worker):
         job = self.ask(lambda: self.client.rebuild_index(name, reembed=reembed))
         while not job.is_over:
             self.pause(0.02)
-            job = self.ask(lambda: self.client.job(job.id))
+            job = self.ask(partial(self.client.job, job.id))
         if job.state != "succeeded" and not self.traffic.wait_over(2.0):
             raise Violation("a server that lives answers", f"rebuilding {name} ended as {job}")
 
