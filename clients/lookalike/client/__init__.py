@@ -32,7 +32,9 @@ if TYPE_CHECKING:
         Tier,
         ValueCount,
     )
-    from lookalike.client._calls import NewItem
+    from lookalike.client._backup import BackupReport
+    from lookalike.client._calls import NewItem, StoredItem
+    from lookalike.client._export import ExportReport
     from lookalike.client._results import (
         Collection,
         Embeddings,
@@ -78,7 +80,9 @@ _HOMES = {
         "Tier",
         "ValueCount",
     ),
-    "_calls": ("NewItem",),
+    "_backup": ("BackupReport",),
+    "_calls": ("NewItem", "StoredItem"),
+    "_export": ("ExportReport",),
     "_results": (
         "Collection",
         "Embeddings",
@@ -110,6 +114,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BackupReport",
     "Client",
     "Collection",
     "DuplicateGroup",
@@ -117,6 +122,7 @@ __all__ = [
     "DuplicateProgress",
     "Embeddings",
     "Explanation",
+    "ExportReport",
     "F",
     "FieldCounts",
     "Flat",
@@ -144,6 +150,7 @@ __all__ = [
     "SearchInfo",
     "SearchResult",
     "ServerInfo",
+    "StoredItem",
     "Tier",
     "UploadProgress",
     "UploadReport",

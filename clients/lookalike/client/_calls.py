@@ -60,6 +60,17 @@ class Call(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredItem:
+    """What a server worked out about an item, as an export has it."""
+
+    image: results.ImageInfo | None = None
+    """Of the picture, for an item that comes without it."""
+    thumbnail: bytes = b""
+    digest: bytes = b""
+    """What the very same item is told by; 64 bytes, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewItem:
     """An item to store. At least one of `image` and `vector` is needed."""
 
@@ -69,6 +80,8 @@ class NewItem:
     vector: ArrayLike | None = None
     """To use instead of the model's own."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    stored: StoredItem | None = None
+    """Only with `vector`: to be taken over instead of being worked out anew."""
 
 
 def view_value(view: str) -> Any:
@@ -181,6 +194,25 @@ def item_frame(item: NewItem) -> index_service_pb2.ItemInput:
         message.vector.CopyFrom(vector_message(item.vector))
     if item.metadata:
         message.metadata.CopyFrom(to_struct(item.metadata))
+    if item.stored is not None:
+        message.stored.CopyFrom(_stored_message(item.stored, item.image is None))
+    return message
+
+
+def _stored_message(stored: StoredItem, alone: bool) -> index_service_pb2.StoredItem:
+    """Make the message of what is taken over; the picture itself says more than its like."""
+    message = index_service_pb2.StoredItem(digest=stored.digest)
+    if alone and (image := stored.image) is not None:
+        message.thumbnail = stored.thumbnail
+        message.image.CopyFrom(
+            types_pb2.ImageInfo(
+                width=image.width,
+                height=image.height,
+                media_type=image.media_type,
+                size_bytes=image.size_bytes,
+                sha256=image.sha256,
+            )
+        )
     return message
 
 

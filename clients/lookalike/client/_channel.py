@@ -11,6 +11,8 @@ import grpc
 from lookalike.client._results import Health
 from lookalike.client.errors import LookalikeError
 from lookalike.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     embed_service_pb2,
     embed_service_pb2_grpc,
     index_service_pb2,
@@ -24,8 +26,15 @@ from lookalike.v1 import (
 MAX_MESSAGE_BYTES = 64 * 2**20
 """As the server's own; gRPC's 4 MiB is less than one picture may have."""
 
-_FILES = (embed_service_pb2, index_service_pb2, search_service_pb2, system_service_pb2)
+_FILES = (
+    admin_service_pb2,
+    embed_service_pb2,
+    index_service_pb2,
+    search_service_pb2,
+    system_service_pb2,
+)
 _STUBS = {
+    "AdminService": admin_service_pb2_grpc.AdminServiceStub,
     "EmbedService": embed_service_pb2_grpc.EmbedServiceStub,
     "IndexService": index_service_pb2_grpc.IndexServiceStub,
     "SearchService": search_service_pb2_grpc.SearchServiceStub,

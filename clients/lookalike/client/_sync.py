@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 
+from lookalike.client import _backup as backups
 from lookalike.client import _calls as calls
 from lookalike.client import _collection_calls as collection_calls
+from lookalike.client import _export as exports
+from lookalike.client import _import as imports
 from lookalike.client import _results as results
 from lookalike.client import _wire as wire
 from lookalike.client._calls import Condition, Exif, Mode, NewItem, View
@@ -19,7 +22,13 @@ from lookalike.client._pictures import Picture
 from lookalike.client._searching import Searching
 from lookalike.client._status import error_of_call
 from lookalike.client._upload import Uploader
-from lookalike.client.errors import ServerUnavailable, Unavailable
+from lookalike.client.errors import (
+    CollectionNotFound,
+    LookalikeError,
+    ServerUnavailable,
+    Unavailable,
+)
+from lookalike.v1 import admin_service_pb2
 
 SEARCH_SERVICE = "lookalike.v1.SearchService"
 """The health service that is SERVING once models and indexes are loaded."""
@@ -241,6 +250,100 @@ class Client(Searching):
     def cancel_job(self, job_id: str) -> results.Job:
         """Ask a job to stop."""
         return self._call(collection_calls.cancel(job_id))
+
+    # ------------------------------------------- backup, export and import
+
+    def backup(
+        self,
+        target: backups.Target,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> backups.BackupReport:
+        """Save a copy of the whole store, as it is now, to a new file.
+
+        `progress` is called with the bytes that are done and that there are. What the
+        server had acknowledged before is in it.
+        """
+        request = admin_service_pb2.BackupRequest()
+        call: calls.Call[Any] = calls.Call("AdminService", "Backup", request, lambda answer: answer)
+        return backups.save(target, self._stream(call, None), progress)
+
+    def export(
+        self,
+        target: backups.Target,
+        *,
+        collection: str = "",
+        where: Condition = None,
+        images: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> exports.ExportReport:
+        """Save a collection, or the items of it that pass, as an archive to a new file.
+
+        With vectors, metadata and, if `images`, the pictures that the server keeps, all as
+        it is now. `progress` is called with the items that are done and that there are.
+        """
+        call = exports.request(collection, where, images)
+        shown = "" if where is None else str(where)
+        return exports.save(target, self._stream(call, None), shown, images, progress)
+
+    def import_archive(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        collection: str = "",
+        index: results.IndexSpec | str | None = None,
+        reembed: bool = False,
+        progress: Callable[[results.UploadProgress], None] | None = None,
+        on_result: Callable[[results.WriteResult], None] | None = None,
+    ) -> results.UploadReport:
+        """Store the items of an archive with their own vectors; running it again is cheap.
+
+        `collection`: the archive's own name if empty. One that is not there is made with
+        the archive's settings, and with `index` instead of its kind of index. Vectors must
+        be of the same model, or ModelMismatch is raised; with `reembed`, the originals in
+        the archive are embedded anew. A file is checked whole before anything is stored.
+        """
+        with imports.opened(source) as file:
+            archive = imports.Archive(file)
+            target = self._target_of(archive.collection, collection, index, reembed)
+            return self.upload(
+                archive.items(reembed=reembed),
+                collection=target,
+                progress=progress,
+                on_result=on_result,
+            )
+
+    def _target_of(
+        self,
+        archived: imports.ArchivedCollection,
+        name: str,
+        index: results.IndexSpec | str | None,
+        reembed: bool,
+    ) -> str:
+        """Return the collection to import into, made if it is not there."""
+        name = name or archived.name
+        try:
+            found, is_new = self.collection(name), False
+        except CollectionNotFound:
+            found = self.create_collection(
+                name,
+                description=archived.description,
+                model=archived.model,
+                metric=archived.metric,
+                index=index if index is not None else archived.index,
+                dimension=0 if archived.model_fingerprint else archived.dimension,
+                image_retention=archived.image_retention,
+                indexed_fields=archived.indexed_fields,
+            )
+            is_new = True
+        try:
+            if not reembed:
+                imports.check_space(archived, found)
+        except LookalikeError:
+            if is_new:
+                self.delete_collection(name)
+            raise
+        return name
 
     # ----------------------------------------------------------- the server
 

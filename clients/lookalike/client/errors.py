@@ -138,6 +138,18 @@ class FileUnreadable(InvalidArgument):
     reason_name = "FILE_UNREADABLE"
 
 
+class FileExists(InvalidArgument):
+    """A file is there already, and nothing is overwritten; nothing was written."""
+
+    reason_name = "FILE_EXISTS"
+
+
+class ArchiveInvalid(InvalidArgument):
+    """A file is no export, or damaged, cut short, or made to do harm."""
+
+    reason_name = "ARCHIVE_INVALID"
+
+
 class PillowMissing(LookalikeError, ImportError):
     """A picture in memory can be sent only with Pillow, which is not installed."""
 

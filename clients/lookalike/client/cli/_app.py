@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from lookalike.client.cli import (
+    backup,
     collections,
     demo,
     duplicates,
     embed,
+    export_,
     facets,
     index,
     items,
@@ -42,6 +44,8 @@ def make_app() -> typer.Typer:
         collections,
         items,
         jobs,
+        backup,
+        export_,
         system,
         serve,
         web,

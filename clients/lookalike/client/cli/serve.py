@@ -1,4 +1,4 @@
-"""`lookalike serve` and `lookalike config`: the server's own commands, run in its place."""
+"""`lookalike serve`, `config` and `restore`: the server's own commands, run in its place."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands. Which options there are is the server's to say."""
     app.command("serve", context_settings=_PASS_ON, rich_help_panel="Server")(serve)
     app.command("config", context_settings=_PASS_ON, rich_help_panel="Server")(config)
+    app.command("restore", context_settings=_PASS_ON, rich_help_panel="Keeping")(restore)
 
 
 def serve(context: typer.Context) -> None:
@@ -37,6 +38,11 @@ def serve(context: typer.Context) -> None:
 def config(context: typer.Context) -> None:
     """Show the server's configuration: `config show --origin` says whence it comes."""
     hand_over(["config", *context.args])
+
+
+def restore(context: typer.Context) -> None:
+    """Make a data folder of a backup. `lookalike restore --help` lists the options."""
+    hand_over(["restore", *context.args])
 
 
 def hand_over(args: list[str]) -> NoReturn:
