@@ -37,6 +37,7 @@ from lookalike.server.store._mark import Mark
 from lookalike.server.store._mending import Found, mend_indexes
 from lookalike.server.store._moment import Moment, hold
 from lookalike.server.store._opening import check_files, check_mark, database
+from lookalike.server.store._room import Room
 from lookalike.server.store._rows import (
     COLUMNS,
     FULL_COLUMNS,
@@ -111,7 +112,8 @@ class Store:
             raise
         fold_log(db, log_of(path), self._mark)
         self._readers = Readers(lambda: open_reader(path, vfs))
-        self._writer = Writer(db, meta, self._mark, clock, self._deliver)
+        room = Room(directory, db, files)
+        self._writer = Writer(db, meta, self._mark, clock, self._deliver, room)
 
     @classmethod
     def open(

@@ -39,6 +39,7 @@ from lookalike.server.store._put import (
     stored,
     write,
 )
+from lookalike.server.store._room import Room
 from lookalike.server.store._rows import (
     COLUMNS,
     FULL_COLUMNS,
@@ -76,14 +77,23 @@ def merge_patch(target: object, patch: Json) -> dict[str, object]:
 class Transaction:
     """What an operation can do; all of it is undone if the operation raises.
 
+    Whatever makes the store larger raises DiskFull before the disk is full: deleting
+    needs room, too.
+
     Writer thread only, and only until the operation returns. It sees what the
     operations before it in the same commit have done.
     """
 
     def __init__(
-        self, db: apsw.Connection, clock: Callable[[], float], seq: int, next_key: int
+        self,
+        db: apsw.Connection,
+        clock: Callable[[], float],
+        seq: int,
+        next_key: int,
+        room: Room,
     ) -> None:
         self._db = db
+        self._room = room
         self._clock = clock
         self.seq = seq
         """Number of this commit, if it changes collections or items."""
@@ -96,6 +106,7 @@ class Transaction:
     def create_collection(self, config: CollectionConfig, space: str) -> CollectionRecord:
         """Make an empty collection. Raises CollectionExists."""
         now_us = micros(self._clock())
+        self._room.need()
         if self._values("SELECT number FROM collections WHERE name = ?", config.name):
             raise CollectionExists(
                 f'There is a collection "{config.name}" already. Choose another name, or '
@@ -162,6 +173,7 @@ class Transaction:
         plan = Plan(mode, dimension, now_us, self.next_key, standings)
         results = [plan.take(item) for item in items]
         if to_write := changed(plan.standings):
+            self._room.need()
             self.next_key = plan.next_key
             self.written_bytes += write(self._db, number, to_write, now_us, self.seq)
             moved = [s for s in to_write if s.key != s.stored_key]
@@ -198,6 +210,7 @@ class Transaction:
         text = encode_metadata(new).encode()
         if text == old[4]:
             return to_item(old, View.BASIC)
+        self._room.need()
         row = (*old[:4], text, digest(old[5], new), *old[6:13], micros(self._clock()), self.seq)
         row = (*row, row_crc(row))
         self._db.execute(UPDATE_ITEM, (*row, row[0]))
@@ -215,6 +228,7 @@ class Transaction:
         `but` leaves out (as `DamagedItems.but` says it) stay as they are. All in one
         transaction: other writes wait. Raises CollectionNotFound, DataLoss.
         """
+        self._room.need()
         record = self._collection(number)
         order = np.argsort(keys, kind="stable")
         live = np.array(self._keys(number, Filter(), but), np.int64)

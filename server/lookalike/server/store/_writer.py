@@ -18,6 +18,7 @@ from lookalike.backends.errors import LookalikeError, Unavailable
 from lookalike.backends.types import Changes
 from lookalike.server.store._errors import FULL_ERRNOS, disk_full, domain_error, stopped
 from lookalike.server.store._mark import Mark
+from lookalike.server.store._room import Room
 from lookalike.server.store._rows import Meta
 from lookalike.server.store._transaction import Transaction
 
@@ -76,8 +77,10 @@ class Writer:
         mark: Mark,
         clock: Callable[[], float],
         deliver: Deliver,
+        room: Room,
     ) -> None:
         self._db = db
+        self._room = room
         self._mark = mark
         self._clock = clock
         self._deliver = deliver
@@ -85,6 +88,7 @@ class Writer:
         self._broken = False
         self._closed = False
         self._log_pages = 0
+        self._no_room = False
         self._holders = 0
         self._submitting = threading.Lock()
         self._queue: SimpleQueue[_Operation[Any] | None] = SimpleQueue()
@@ -148,12 +152,8 @@ class Writer:
             for operation in group:
                 operation.resolve()
                 reach("store.answer.given")
-            if not self._broken and not self._holders and self._log_pages >= CHECKPOINT_PAGES:
-                self._checkpoint(
-                    apsw.SQLITE_CHECKPOINT_TRUNCATE
-                    if self._log_pages >= TRUNCATE_PAGES
-                    else apsw.SQLITE_CHECKPOINT_PASSIVE
-                )
+            if not self._broken and not self._holders and self._log_pages:
+                self._shorten_log()
 
     def _commit(self, first: _Operation[Any], group: list[_Operation[Any]]) -> None:
         """Run operations and commit; those in `group` have their outcomes then."""
@@ -163,7 +163,9 @@ class Writer:
         if self._broken:
             raise stopped()
         self._db.execute("BEGIN IMMEDIATE")
-        transaction = Transaction(self._db, self._clock, self.seq + 1, self._meta.next_key)
+        transaction = Transaction(
+            self._db, self._clock, self.seq + 1, self._meta.next_key, self._room
+        )
         self._run_one(first, transaction)
         for operation in self._take(transaction):
             if operation.start():
@@ -256,6 +258,14 @@ class Writer:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
+    def _shorten_log(self) -> None:
+        """Bring the log home if it is long, or before there is no room left for that."""
+        short = self._room.is_short_for(self._log_pages)
+        if self._log_pages >= TRUNCATE_PAGES or (short and self._room.is_low):
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        elif self._log_pages >= CHECKPOINT_PAGES or short:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
     def _checkpoint(self, mode: int) -> bool:
         """Copy the log into the database; only ever here, because of the WAL-reset race.
 
@@ -274,7 +284,9 @@ class Writer:
             if isinstance(error, apsw.FullError) or (
                 _is_write_failure(error) and not self._is_fatal(error)
             ):
-                _log.warning("no room to bring the log home; trying again later")
+                level = logging.DEBUG if self._no_room else logging.WARNING
+                _log.log(level, "no room to bring the log home; trying again later")
+                self._no_room = True
                 return False
             self._broken = True
             _log.critical("the disk failed, the store takes no more writes", exc_info=error)
@@ -282,6 +294,7 @@ class Writer:
         if mode != apsw.SQLITE_CHECKPOINT_TRUNCATE and done < self._log_pages:
             return False
         self._log_pages = 0
+        self._no_room = False
         return True
 
 
