@@ -6,7 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.internal.conjecture.engine import ConjectureRunner
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 SEED = int(os.environ.get("PROVE_SEED", "1"))
@@ -28,12 +30,24 @@ def walk(machine: type[RuleBasedStateMachine], name: str, default: str) -> None:
     budget = os.environ.get(name, default)
     count, _, steps = budget.partition("x")
     print(f"PROVE_SEED={SEED} {name}={budget}")
+    with pytest.MonkeyPatch.context() as patch:
+        # It follows each new walk with up to five that are nearly the same: worth it
+        # where a step is microseconds, but here every walk had better be a new one.
+        patch.setattr(ConjectureRunner, "generate_mutations_from", _nothing, raising=False)
+        _run(machine, int(count), int(steps))
+
+
+def _nothing(runner: object, data: object) -> None:
+    pass
+
+
+def _run(machine: type[RuleBasedStateMachine], count: int, steps: int) -> None:
     phases = (Phase.explicit, Phase.generate, *([Phase.shrink] if SHRINK else []))
     run_state_machine_as_test(
         seed(SEED)(machine),
         settings=settings(
-            max_examples=int(count),
-            stateful_step_count=int(steps),
+            max_examples=count,
+            stateful_step_count=steps,
             deadline=None,
             database=None,
             print_blob=True,

@@ -11,58 +11,22 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lookalike.backends.registry import indexes
 from lookalike.backends.types import Metric
-from model.drivers import DAMAGE, EXACT, FILTERS, SPECS, Asked, Driver, Refused
+from model.drawing import (
+    CROWDS,
+    DIM,
+    PICTURES,
+    lists,
+    metadata,
+    modes,
+    names,
+    patches,
+    point,
+    somebody,
+    specs,
+)
+from model.drivers import DAMAGE, EXACT, FILTERS, Asked, Driver, Refused
 from model.oracle import RECALL, Metadata, Model, Put, Vector
-
-DIM = 6
-PICTURES = 8
-CROWDS = [20, 90, 400, 1300, 2700]
-"""Items at once; from about 1000 on lists are searched, from about 2400 graphs."""
-
-
-def point(number: int) -> Vector:
-    """Return one of many vectors, of which the first lie on a lattice and are often equal."""
-    rng = np.random.default_rng(number)
-    if number < 30:
-        vector = rng.integers(-2, 3, DIM).astype(np.float32)
-        return vector if vector.any() else np.ones(DIM, np.float32)
-    return rng.standard_normal(DIM).astype(np.float32)
-
-
-names = st.sampled_from(["", "a", "b"])
-ids = st.sampled_from([*(f"item-{i}" for i in range(9)), "ä", "z/1", "Z", "crowd-1-7"])
-points = st.integers(0, 60).map(point)
-faults = st.sampled_from([np.zeros(DIM, np.float32), np.ones(DIM + 1, np.float32)])
-metadata: st.SearchStrategy[Metadata] = st.fixed_dictionaries(
-    {},
-    optional={
-        "colour": st.sampled_from(["red", "green", "blue"]),
-        "n": st.integers(0, 4).map(float),
-        "deep": st.fixed_dictionaries({}, optional={"n": st.integers(0, 3).map(float)}),
-    },
-)
-patches = st.fixed_dictionaries(
-    {},
-    optional={
-        "colour": st.sampled_from(["red", "blue", None]),
-        "n": st.one_of(st.none(), st.integers(0, 4).map(float)),
-        "deep": st.one_of(st.none(), st.fixed_dictionaries({"n": st.sampled_from([None, 1.0])})),
-    },
-)
-modes = st.sampled_from(["upsert", "upsert", "skip_existing", "create_only"])
-lists = st.lists(
-    st.tuples(
-        ids,
-        st.one_of(st.none(), points, points, faults),
-        st.one_of(st.none(), st.integers(0, PICTURES - 1)),
-        metadata,
-    ),
-    min_size=1,
-    max_size=7,
-)
-specs = st.sampled_from([s for s in SPECS if s != "hnswlib" or "hnswlib" in indexes.available()])
 
 
 class Walk(RuleBasedStateMachine):
@@ -87,11 +51,22 @@ class Walk(RuleBasedStateMachine):
     def close_driver(self) -> None:
         self.driver.close()
 
-    @initialize(metric=st.sampled_from(list(Metric)), spec=specs)
-    def begin(self, metric: Metric, spec: str) -> None:
+    @initialize(
+        metric=st.sampled_from(list(Metric)), spec=specs, some=lists, salt=st.integers(0, 99),
+        count=st.sampled_from([0, 30, 90, 300]), built=st.booleans(),
+    )  # fmt: skip
+    def begin(
+        self, metric: Metric, spec: str, some: list[Any], salt: int, count: int, built: bool
+    ) -> None:
+        """Make a collection that is not empty, half of them with an index."""
         self.driver = self.open_driver()
         self.driver.create("a", metric, DIM, spec)
         self.models["a"] = Model(metric, DIM, model=False, exact=spec in EXACT)
+        self.put("a", "upsert", some)
+        if count:
+            self.many("a", count, salt)
+        if built:
+            self.driver.rebuild("a", spec)
 
     def teardown(self) -> None:
         if not hasattr(self, "driver"):
@@ -143,6 +118,8 @@ class Walk(RuleBasedStateMachine):
         model.calls += 1
         right = [model.put(p, mode, self.embedded) for p in puts]
         assert outcomes == right, f"{outcomes} should be {right}"
+        there = [model.items[p.id].vector for p in puts if p.id in model.items]
+        self.compare(name, [Asked(4, vector=vector) for vector in there[:3]])
 
     # Rules are chosen with equal chances: what matters most is there more than once.
 
@@ -154,12 +131,31 @@ class Walk(RuleBasedStateMachine):
     def put_anew(self, name: str, wanted: list[tuple[Any, ...]]) -> None:
         self.put(name, "upsert", wanted)
 
+    @rule(name=names, who=somebody, mode=modes, other=st.one_of(st.none(), metadata))
+    def put_again(self, name: str, who: int | str, mode: str, other: Metadata | None) -> None:
+        """Send an item that is there once more, half of the time with other metadata."""
+        model = self.models.get(name)
+        item_id = self.named(name, who)
+        if model is None or (old := model.items.get(item_id)) is None:
+            return
+        self.seen["put_again"] += 1
+        picture, brought = old.content
+        vector = None if brought is None else np.frombuffer(brought, np.float32)
+        again = Put(item_id, vector, picture, old.metadata if other is None else other)
+        right = model.put(again, mode, self.embedded)
+        assert self.driver.put(name, [again], mode) == [right]
+        if vector is not None:
+            self.compare(name, [Asked(5, vector=vector)])
+
     @rule(name=st.sampled_from(["a", "b"]), count=st.sampled_from(CROWDS), salt=st.integers(0, 99))
-    @precondition(lambda self: self.crowds < 2)
+    @precondition(lambda self: self.crowds < 3)
     def crowd(self, name: str, count: int, salt: int) -> None:
         if name not in self.models:
             return
         self.seen["crowd"] += 1
+        self.many(name, count, salt)
+
+    def many(self, name: str, count: int, salt: int) -> None:
         self.crowds += 1
         rng = np.random.default_rng(salt)
         rows = rng.standard_normal((count, DIM)).astype(np.float32)
@@ -174,11 +170,12 @@ class Walk(RuleBasedStateMachine):
             right = [model.put(p, "upsert", {}) for p in part]
             assert self.driver.put(name, part, "upsert") == right
 
-    @rule(name=names, item_id=ids, new=metadata, patch=patches, replaced=st.booleans())
+    @rule(name=names, who=somebody, new=metadata, patch=patches, replaced=st.booleans())
     def update(
-        self, name: str, item_id: str, new: Metadata, patch: Metadata, replaced: bool
+        self, name: str, who: int | str, new: Metadata, patch: Metadata, replaced: bool
     ) -> None:
         self.seen["update"] += 1
+        item_id = self.named(name, who)
         change = new if replaced else patch
         if name not in self.models:
             self.refused(
@@ -188,9 +185,11 @@ class Walk(RuleBasedStateMachine):
         found = self.driver.update(name, item_id, change, replaced)
         assert found == self.models[name].update(item_id, change, replaced)
 
-    @rule(name=names, some=st.lists(ids, min_size=1, max_size=5), dry_run=st.booleans())
-    def delete(self, name: str, some: list[str], dry_run: bool) -> None:
+    @rule(name=names, whom=st.lists(somebody, min_size=1, max_size=5), sure=st.integers(0, 3))
+    def delete(self, name: str, whom: list[int | str], sure: int) -> None:
         self.seen["delete"] += 1
+        dry_run = sure == 0
+        some = [self.named(name, who) for who in whom]
         if name not in self.models:
             self.refused("COLLECTION_NOT_FOUND", self.driver.delete, name, some, dry_run)
             return
@@ -198,7 +197,9 @@ class Walk(RuleBasedStateMachine):
         there = len({i for i in some if i in model.items})
         assert self.driver.delete(name, some, dry_run) == there
         if not dry_run:
+            gone = [model.items[i].vector for i in some if i in model.items]
             model.delete(some)
+            self.compare(name, [Asked(3, vector=vector) for vector in gone])
 
     @rule(name=names, where=st.integers(1, len(FILTERS) - 1), sure=st.integers(0, 2))
     def delete_where(self, name: str, where: int, sure: int) -> None:
@@ -213,9 +214,10 @@ class Walk(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------- reads
 
-    @rule(name=names, item_id=ids)
-    def get(self, name: str, item_id: str) -> None:
+    @rule(name=names, who=somebody)
+    def get(self, name: str, who: int | str) -> None:
         self.seen["get"] += 1
+        item_id = self.named(name, who)
         if name not in self.models:
             self.refused("COLLECTION_NOT_FOUND", self.driver.get, name, item_id)
             return
@@ -238,7 +240,7 @@ class Walk(RuleBasedStateMachine):
     @rule(
         name=names,
         number=st.integers(0, 60),
-        like=st.one_of(st.none(), ids),
+        who=st.one_of(st.none(), somebody),
         k=st.sampled_from([1, 3, 10, 40, 1000]),
         where=st.integers(0, len(FILTERS) - 1),
         exact=st.booleans(),
@@ -248,7 +250,7 @@ class Walk(RuleBasedStateMachine):
         self,
         name: str,
         number: int,
-        like: str | None,
+        who: int | str | None,
         k: int,
         where: int,
         exact: bool,
@@ -259,8 +261,8 @@ class Walk(RuleBasedStateMachine):
             asked = Asked(k, vector=point(number))
             self.refused("COLLECTION_NOT_FOUND", self.driver.search, name, [asked])
             return
-        if like is not None:
-            asked = Asked(k, like=like, where=where, exact=exact, min_score=least)
+        if who is not None:
+            asked = Asked(k, like=self.named(name, who), where=where, exact=exact, min_score=least)
         elif self.models[name].model and number % 2:
             asked = Asked(k, picture=number % (PICTURES + 2), where=where, exact=exact)
         else:
@@ -290,9 +292,9 @@ class Walk(RuleBasedStateMachine):
         self.driver.rebuild(name, spec)
         self.models[name].exact = spec in EXACT
 
-    @rule(name=names)
-    def settle(self, name: str) -> None:
-        if name in self.models:
+    @rule(name=names, sure=st.integers(0, 2))
+    def settle(self, name: str, sure: int) -> None:
+        if name in self.models and sure == 0:
             self.seen["settle"] += 1
             self.driver.settle(name)
 
@@ -326,6 +328,12 @@ class Walk(RuleBasedStateMachine):
     def refused(self, reason: str, call: Any, *args: Any) -> None:
         with pytest.raises(Refused, match=f"^{reason}$"):
             call(*args)
+
+    def named(self, name: str, who: int | str) -> str:
+        if isinstance(who, str):
+            return who
+        there = list(self.models[name].items) if name in self.models else []
+        return there[who % len(there)] if there else "nobody"
 
     def vector_of(self, picture: int) -> Vector:
         if picture not in self.embedded:
