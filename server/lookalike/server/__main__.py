@@ -125,6 +125,24 @@ def restore(
     raise typer.Exit(_restore(file, data, index or [], accept_damage))
 
 
+@app.command()
+def verify(
+    data: _Data = None,
+    collection: Annotated[
+        str, typer.Option("--collection", "-c", metavar="NAME", help="Only this one.")
+    ] = "",
+    probes: Annotated[
+        int, typer.Option(help="Items of each to search for by their own vectors; -1: all.")
+    ] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    config: _ConfigFile = None,
+) -> None:
+    """Check a data folder that no server uses: 0 if all is well, 1 if anything was found."""
+    loaded = _load(_flags({"data.path": data}, None, None, None), config)
+    _end(_verify(loaded, collection, probes, as_json, quiet))
+
+
 @config_app.command("show")
 def show(
     origin: Annotated[bool, typer.Option(help="Say whence each value came.")] = False,
@@ -228,6 +246,22 @@ def _restore(file: Path, data: Path | None, wishes: list[str], accept_damage: bo
         _say(error.message)
     except OSError as error:
         _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return _FAILED
+
+
+def _verify(loaded: Loaded, collection: str, probes: int, as_json: bool, quiet: bool) -> int:
+    from lookalike.backends.errors import LookalikeError
+    from lookalike.server import verify_folder
+
+    faulthandler.enable()
+    try:
+        return verify_folder.report(loaded.config, collection, probes, as_json=as_json, quiet=quiet)
+    except LookalikeError as error:
+        _say(verify_folder.explain(error))
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return _FAILED
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine._build import Abandoned, build_segment, outgrown, plan
+from lookalike.backends.engine._holding import LocalHolding
 from lookalike.backends.engine._part import Part, Segment
 from lookalike.backends.engine._recover import load_segments, reconcile
 from lookalike.backends.engine._scan import checked, merge
@@ -342,6 +343,10 @@ class LocalEngine(Engine):
             recovered=self._recovered,
             memory_bytes=sum(part.memory_bytes for part in view.every),
         )
+
+    def holding(self) -> LocalHolding:
+        """Return what is searched now. Any thread."""
+        return LocalHolding(self._view, self._disk)
 
     def close(self) -> None:
         """Stop the builder and wait for it; does not snapshot. Idempotent.

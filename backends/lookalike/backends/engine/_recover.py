@@ -10,7 +10,7 @@ from lookalike.backends.engine._manifest import Doubtful, Manifest, SegmentRecor
 from lookalike.backends.engine._part import Part, Segment, difference, rows_of
 from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.engine._view import Delta, View, first_room
-from lookalike.backends.engine.base import EngineConfig, Truth
+from lookalike.backends.engine.base import NO_SNAPSHOT, EngineConfig, Truth
 from lookalike.backends.errors import DataLoss, LookalikeError
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.registry import indexes
@@ -30,7 +30,7 @@ def load_segments(disk: Disk, config: EngineConfig, seq: int) -> tuple[list[Segm
     try:
         manifest = disk.read_manifest()
         if manifest is None:
-            return [], "there is no snapshot"
+            return [], NO_SNAPSHOT
         _check(manifest, config, seq)
     except Doubtful as doubt:
         return [], _thrown_away(disk, str(doubt))

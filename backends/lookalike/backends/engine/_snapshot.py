@@ -75,7 +75,7 @@ class Disk:
 
     def read_rows(self, record: SegmentRecord, dim: int) -> tuple[Keys, Vectors]:
         """Verify and map a segment's rows. Raises Doubtful."""
-        path = self._verify(record, ROWS)
+        path = self.verify(record, ROWS)
         start = _vectors_at(record.count)
         try:
             with path.open("rb") as file:
@@ -91,7 +91,7 @@ class Disk:
 
     def verified_index(self, record: SegmentRecord) -> Path:
         """Return the path of a segment's index file, verified. Raises Doubtful."""
-        return self._verify(record, INDEX)
+        return self.verify(record, INDEX)
 
     def adopt(self, record: SegmentRecord, seq: int) -> int:
         """Remember a segment that was loaded; return its number."""
@@ -216,8 +216,8 @@ class Disk:
                 self._files.remove(Path(entry.path))
             reach("engine.sweep.removed")
 
-    def _verify(self, record: SegmentRecord, name: str) -> Path:
-        """Check a file against its record, before anything else reads it."""
+    def verify(self, record: SegmentRecord, name: str) -> Path:
+        """Check a file against its record, before anything else reads it. Raises Doubtful."""
         expected = record.files.get(name)
         path = self._directory / record.name / name
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -18,6 +19,9 @@ from lookalike.backends.types import (
     SearchParams,
     Vectors,
 )
+
+NO_SNAPSHOT = "there is no snapshot"
+"""What `EngineStats.recovered` says where nothing is wrong: nothing was saved yet."""
 
 
 class Truth(Protocol):
@@ -68,6 +72,19 @@ class EngineStats:
     recovered: str = ""
     """Why the snapshot was not used when the engine was opened; empty if it was."""
     memory_bytes: int = 0
+
+
+class Holding(Protocol):
+    """One state of an engine, to be compared with the store. One thread."""
+
+    def keys(self) -> Keys:
+        """Return the keys of all live vectors, rising."""
+
+    def blocks(self, rows: int) -> Iterator[tuple[Keys, Vectors]]:
+        """Yield all live keys with their vectors as they are searched, some rows at a time."""
+
+    def faults(self) -> Iterator[str]:
+        """Read every derived file; say for people, without paths, what is wrong with each."""
 
 
 class Engine(ABC):
@@ -121,6 +138,10 @@ class Engine(ABC):
     @abstractmethod
     def stats(self) -> EngineStats:
         """Read the engine's state."""
+
+    def holding(self) -> Holding | None:
+        """Return what is held now, to be verified; None if this engine cannot tell."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -49,9 +49,12 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
                 "probe_count is a number of items, 0 for the default or -1 for all.",
                 field="probe_count",
             )
-        for event in self._verifier.verify(name, request.probe_count or _PROBES):
-            if not context.is_active():
-                return
+        events = self._verifier.verify(name, request.probe_count or _PROBES)
+        return patiently(self._told(events), context, self._patience_s)
+
+    def _told(self, events: Iterator[Event]) -> Iterator[pb.VerifyResponse]:
+        for event in events:
+            self._check_open()
             yield write_event(event)
 
     def Backup(

@@ -68,6 +68,10 @@ class DamagedItems:
         """Return the keys of a collection's damaged items; a set that does not change."""
         return self._by_number.get(number, _NONE).keys()
 
+    def named(self, number: int) -> Mapping[int, frozenset[str]]:
+        """Return the ids of a collection's damaged items by key; does not change."""
+        return self._by_number.get(number, _NONE)
+
     def keys_named(self, number: int, ids: Collection[str]) -> list[int]:
         """Return the keys of the damaged items with one of these ids."""
         known = self._by_number.get(number, _NONE)

@@ -20,6 +20,7 @@ from lookalike.backends.errors import DataLoss
 from lookalike.backends.files import Files
 from lookalike.backends.types import Changes, Keys, Vectors
 from lookalike.server.domain import CollectionRecord, Filter, Item, Job, StoredImage, View
+from lookalike.server.store._checking import Fault, check_database, check_items
 from lookalike.server.store._configs import COLLECTION, to_collection, to_job
 from lookalike.server.store._connect import (
     Readers,
@@ -64,6 +65,8 @@ Rows: TypeAlias = list[Row]
 Collections: TypeAlias = list[CollectionRecord]
 JobList: TypeAlias = list[Job]
 Params: TypeAlias = list[Any]
+Numbers: TypeAlias = list[int]
+Faults: TypeAlias = list[Fault]
 
 _VECTOR_CHUNK_BYTES = 8 * 2**20
 _ROWS_AT_ONCE = 1024
@@ -296,14 +299,22 @@ class Store:
     def look_for_damage(self, number: int) -> None:
         """Read every row of a collection, without its vectors, 10 us each; note damaged ones."""
         after = -1
-        while keys := self._read(
-            "SELECT key FROM items WHERE collection = ? AND key > ? ORDER BY key LIMIT ?",
-            number,
-            after,
-            _ROWS_AT_ONCE,
-        ):
-            self.fetch([key for (key,) in keys], View.ID, number)
-            after = keys[-1][0]
+        while keys := self.rows(number, after, _ROWS_AT_ONCE):
+            self.fetch(keys, View.ID, number)
+            after = keys[-1]
+
+    def rows(self, number: int, after: int, count: int) -> Numbers:
+        """Return at most `count` keys behind `after`, rising, those of damaged items too."""
+        sql = "SELECT key FROM items WHERE collection = ? AND key > ? ORDER BY key LIMIT ?"
+        return [key for (key,) in self._read(sql, number, after, count)]
+
+    def check_database(self) -> Iterator[str | None]:
+        """Yield what is wrong with tables and their indexes; None after each step."""
+        return check_database(self._read)
+
+    def check_items(self, number: int, keys: Sequence[int]) -> Faults:
+        """Read items with their vectors and pictures; return what does not fit."""
+        return check_items(self._read, number, keys)
 
     def jobs(self) -> JobList:
         """Return all jobs, the newest first."""
