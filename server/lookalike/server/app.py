@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from lookalike.backends.files import Files
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
 from lookalike.server.backup import Backups
@@ -79,9 +80,10 @@ class App:
         config = self._config
         check_address(config.server.listen)
         engines.resolve(config.engine.name)
-        store = Store.open(config.data.path, clock=self._clock)
+        files = Files(reserve_bytes=config.data.min_free_bytes)
+        store = Store.open(config.data.path, clock=self._clock, files=files)
         self._closing.callback(store.close)
-        domain, library = self._compose(store)
+        domain, library = self._compose(store, files)
         front = self._front = Front(
             domain,
             threads=config.server.threads,
@@ -100,7 +102,7 @@ class App:
             )
         return address
 
-    def _compose(self, store: Store) -> tuple[Domain, Library]:
+    def _compose(self, store: Store, files: Files) -> tuple[Domain, Library]:
         """Build the domain. What is built last is closed first, but for the library.
 
         Items that are on their way through pictures and models end in the library, so
@@ -119,6 +121,7 @@ class App:
             engine=config.engine.name,
             engine_options=config.engine.options,
             limits=limits,
+            files=files,
         )
         closing.callback(library.close)
         closing.callback(models.close)

@@ -70,6 +70,9 @@ class DataSection(_Section):
     path: Annotated[Path, AfterValidator(Path.expanduser)]
     """The data folder; made if it is not there. One server at a time. By default
     $XDG_DATA_HOME/lookalike."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    """Bytes of its disk that stay free, so that items can always be deleted; whatever would
+    store more is refused with DISK_FULL. 0: none."""
 
 
 class ModelTable(_Section):

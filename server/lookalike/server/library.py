@@ -17,6 +17,7 @@ from lookalike.backends.errors import (
     CollectionNotFound,
     InvalidArgument,
 )
+from lookalike.backends.files import Files
 from lookalike.backends.index import auto
 from lookalike.backends.types import Changes, IndexSpec, Keys, Vectors
 from lookalike.server.collection import Collection
@@ -68,6 +69,7 @@ class Library:
         engine: str,
         engine_options: Mapping[str, object],
         limits: Limits,
+        files: Files | None = None,
     ) -> None:
         self._store = store
         self._models = models
@@ -76,6 +78,7 @@ class Library:
         self._engine_class = registry.engines.resolve(engine)
         self._engine_options = dict(engine_options)
         self._limits = limits
+        self._files = files or Files()
         self._by_name: dict[str, Collection] = {}
         self._by_number: dict[int, Collection] = {}
         self._naming = threading.Lock()
@@ -227,6 +230,7 @@ class Library:
                 metric=config.metric,
                 index=config.index,
                 options=self._engine_options,
+                files=self._files,
             ),
             StoreTruth(self._store, record.number),
         )
