@@ -27,8 +27,6 @@ from lookalike.server.store._rows import (
     is_sound,
 )
 
-RESTORE_PART = "restore.part"
-"""Name of a database in its data folder before it is known to be sound."""
 Choose = Callable[[CollectionRecord], IndexSpec | None]
 """Gives a collection another kind of index; None leaves it as it is."""
 

@@ -52,6 +52,7 @@ class Moment:
         self._db = db
         self._vfs = vfs
         self._log = path.with_name(path.name + "-wal")
+        self._log_before = self._log_bytes()
         meta = read_meta(db)
         self.uuid, self.seq = meta.uuid, meta.seq
         self.format_version = int(db.pragma("user_version"))
@@ -88,7 +89,7 @@ class Moment:
     def _page(
         self, number: int, where: Filter, after: str, count: int
     ) -> Sequence[tuple[Any, ...]]:
-        if self._log.exists() and self._log.stat().st_size > MOST_LOG_BYTES:
+        if self._log_bytes() > self._log_before + MOST_LOG_BYTES:
             raise ResourceExhausted(
                 "More was written meanwhile than the server keeps aside for one reader. Read "
                 "faster, take less at once with a filter, or make a backup."
@@ -100,6 +101,9 @@ class Moment:
             f"AND i.id > ?1 AND {passes} ORDER BY i.collection, i.id LIMIT ?2",
             params,
         ).fetchall()
+
+    def _log_bytes(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
 
     def _exported(self, row: tuple[Any, ...], collection: str, images: bool) -> Exported:
         if not is_sound(row):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lookalike.backends.errors import DataLoss
+from lookalike.backends.errors import DataLoss, FailedPrecondition
 from lookalike.server.store._connect import PAGE_BYTES
 from lookalike.server.store._mark import Mark
 from lookalike.server.store._wal import check_log, log_of
+
+RESTORE_PART = "restore.part"
+"""Name of a database that is restored, before it is known to be sound."""
 
 
 def database(directory: Path) -> Path:
@@ -18,9 +21,15 @@ def database(directory: Path) -> Path:
 def check_files(directory: Path) -> None:
     """Raise DataLoss for a folder without its database, or with a log damaged in its middle.
 
+    FailedPrecondition for one into which a restore has not come to its end.
+
     SQLite would make a new database, and cut the log, without a word. Without a mark the
     log is not looked at: who has removed it goes on with what is there.
     """
+    if (directory / RESTORE_PART).exists() and not database(directory).exists():
+        raise FailedPrecondition(
+            "A restore into this data folder was interrupted. Run lookalike restore again."
+        )
     mark = directory / "mark"
     if not mark.exists():
         return

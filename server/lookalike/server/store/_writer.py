@@ -90,6 +90,8 @@ class Writer:
         self._log_pages = 0
         self._no_room = False
         self._holders = 0
+        self._holding = threading.Lock()
+        """Also held while the log is brought home, for which a new reader would be waited."""
         self._submitting = threading.Lock()
         self._queue: SimpleQueue[_Operation[Any] | None] = SimpleQueue()
         db.set_wal_hook(self._note_log)
@@ -116,14 +118,15 @@ class Writer:
         """Leave the log alone for one who reads a state for long.
 
         It could not be brought home beyond that state anyway, and to begin it anew, the
-        writer would wait for that reader, up to the time-out, at every commit.
+        writer would wait for that reader, up to the time-out, at every commit. Waits
+        until the log is not at work.
         """
-        with self._submitting:
+        with self._holding:
             self._holders += 1
         try:
             yield
         finally:
-            with self._submitting:
+            with self._holding:
                 self._holders -= 1
 
     def finish(self) -> None:
@@ -152,8 +155,9 @@ class Writer:
             for operation in group:
                 operation.resolve()
                 reach("store.answer.given")
-            if not self._broken and not self._holders and self._log_pages:
-                self._shorten_log()
+            with self._holding:
+                if not self._broken and not self._holders and self._log_pages:
+                    self._shorten_log()
 
     def _commit(self, first: _Operation[Any], group: list[_Operation[Any]]) -> None:
         """Run operations and commit; those in `group` have their outcomes then."""
