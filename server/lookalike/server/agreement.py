@@ -55,7 +55,7 @@ _LEAST = 4
 _CHANCE, _MANY = 0.6, 6
 """Likeness that is worth nothing, and windows that make half of the strength there can be:
 of pictures that have nothing in common, 95 % stay below 0.2."""
-_WEAKEST = 0.1
+WEAKEST = 0.1
 """Strength of a match that is worth mentioning."""
 _WHOLE = 0.55
 """Of the windows that show something where the other picture lies, so large a part must
@@ -126,7 +126,7 @@ def agree(query: RgbImage, item: RgbImage) -> Agreement:
     pairs = _pairs(first, _grey(item), other_frame)
     found = list(_placements(pairs, other_frame))
     matches = [_match(one, first, frame, other_frame) for one in found]
-    matches = [match for match in matches if match.strength >= _WEAKEST]
+    matches = [match for match in matches if match.strength >= WEAKEST]
     matches.sort(key=lambda match: -match.strength)
     return Agreement(
         tuple(matches[:MOST_MATCHES]),

@@ -6,14 +6,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lookalike.backends.embed.base import Embedder, TextEmbedder
+from lookalike.backends.embed.base import Embedder, PatchEmbedder, TextEmbedder
 from lookalike.backends.errors import (
     DeadlineExceeded,
     Draining,
@@ -22,10 +23,13 @@ from lookalike.backends.errors import (
     ModelLacksModality,
     Overloaded,
 )
-from lookalike.backends.types import Prepared
+from lookalike.backends.types import Prepared, Vectors
 from lookalike.server.domain import Embedded
 
 _log = logging.getLogger(__name__)
+
+PatchGrid: TypeAlias = NDArray[np.float32]
+"""(rows, columns, d) float32 of length 1: the patches of one picture."""
 
 _BULK_TURN: Final = 8
 """While both kinds wait, every eighth batch is bulk: uploads are slowed, never starved."""
@@ -40,7 +44,7 @@ class QueueStats:
     batches: int
     """Calls of the model."""
     items: int
-    """Inputs that got a vector."""
+    """Inputs that got a vector, or the vectors of their patches."""
     failed: int
     """Inputs that the model could not embed."""
     expired: int
@@ -54,8 +58,17 @@ class QueueStats:
 class _Waiting:
     input: Prepared | str
     deadline: float | None
-    future: Future[Embedded] = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """Inputs of one kind, which can be computed together."""
+
+    compute: Callable[[list[Any]], list[Any]]
+    """Returns for each input a result or a LookalikeError."""
+    waiting: deque[_Waiting] = field(default_factory=deque)
 
 
 class EmbedQueue:
@@ -63,18 +76,21 @@ class EmbedQueue:
 
     Whatever waits when the model gets free goes into its next call, up to
     `embedder.max_batch` inputs of one kind; nothing ever waits for company.
-    Queries go before uploads. `submit_image` and `submit_text`: any thread.
-    Callbacks of the futures run on the model's thread and must be brief.
+    Queries go before uploads. `submit_image`, `submit_text` and `submit_patches`:
+    any thread. Callbacks of the futures run on the model's thread and must be brief.
     """
 
     def __init__(self, embedder: Embedder, *, max_waiting: int, name: str = "model") -> None:
         self._embedder = embedder
         self._reader = embedder if isinstance(embedder, TextEmbedder) else None
+        self._seer = embedder if isinstance(embedder, PatchEmbedder) else None
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
-        self._images: deque[_Waiting] = deque()
-        self._texts: deque[_Waiting] = deque()
-        self._bulk: deque[_Waiting] = deque()
+        self._images = _Lane(self._embed_images)
+        self._texts = _Lane(self._embed_texts)
+        self._patches = _Lane(self._embed_patches)
+        self._bulk = _Lane(self._embed_images)
+        self._queries = (self._images, self._texts, self._patches)
         self._closing = False
         self._since_bulk = 0
         self._item_s = 0.0
@@ -105,11 +121,20 @@ class EmbedQueue:
         self._put(self._texts, waiting, bounded=True)
         return waiting.future
 
+    def submit_patches(self, prepared: Prepared, *, deadline: float | None) -> Future[PatchGrid]:
+        """Queue one prepared picture for its patches, as `submit_image` does.
+
+        The model must be a `PatchEmbedder`.
+        """
+        waiting = _Waiting(prepared, deadline)
+        self._put(self._patches, waiting, bounded=True)
+        return waiting.future
+
     @property
     def stats(self) -> QueueStats:
         with self._changed:
-            bulk = len(self._bulk)
-            waiting = len(self._images) + len(self._texts) + bulk
+            bulk = len(self._bulk.waiting)
+            waiting = self._asked() + bulk
             return QueueStats(
                 self._batches, self._items, self._failed, self._expired, waiting, bulk
             )
@@ -124,11 +149,14 @@ class EmbedQueue:
             self._changed.notify_all()
         self._thread.join()
 
-    def _put(self, lane: deque[_Waiting], waiting: _Waiting, *, bounded: bool) -> None:
+    def _asked(self) -> int:
+        return sum(len(lane.waiting) for lane in self._queries)
+
+    def _put(self, lane: _Lane, waiting: _Waiting, *, bounded: bool) -> None:
         with self._changed:
             if self._closing:
                 raise _draining()
-            count = len(self._images) + len(self._texts)
+            count = self._asked()
             if bounded and count >= self._max_waiting:
                 retry_after_s = min(max(count * self._item_s, 0.1), 60.0)
                 raise Overloaded(
@@ -137,7 +165,7 @@ class EmbedQueue:
                     retry_after_s=retry_after_s,
                     limit=self._max_waiting,
                 )
-            lane.append(waiting)
+            lane.waiting.append(waiting)
             self._changed.notify()
 
     # ------------------------------------------------------------ the model's thread
@@ -146,32 +174,32 @@ class EmbedQueue:
         try:
             while (lane := self._next_lane()) is not None:
                 if batch := self._take(lane):
-                    self._embed(batch)
+                    self._embed(lane, batch)
         finally:
             self._drain()
 
-    def _next_lane(self) -> deque[_Waiting] | None:
+    def _next_lane(self) -> _Lane | None:
         """Wait for work; return whose turn it is, None when closing."""
         with self._changed:
-            while not (self._closing or self._images or self._texts or self._bulk):
+            while not (self._closing or self._asked() or self._bulk.waiting):
                 self._changed.wait()
             if self._closing:
                 return None
-            asked = [lane for lane in (self._images, self._texts) if lane]
-            if self._bulk and (not asked or self._since_bulk >= _BULK_TURN - 1):
+            asked = [lane for lane in self._queries if lane.waiting]
+            if self._bulk.waiting and (not asked or self._since_bulk >= _BULK_TURN - 1):
                 self._since_bulk = 0
                 return self._bulk
-            self._since_bulk += 1 if self._bulk else 0
-            return min(asked, key=lambda lane: lane[0].since)
+            self._since_bulk += 1 if self._bulk.waiting else 0
+            return min(asked, key=lambda lane: lane.waiting[0].since)
 
-    def _take(self, lane: deque[_Waiting]) -> list[_Waiting]:
+    def _take(self, lane: _Lane) -> list[_Waiting]:
         """Take up to a batch of those that still want an answer."""
         batch: list[_Waiting] = []
         while len(batch) < self._embedder.max_batch:
             with self._changed:
-                if not lane:
+                if not lane.waiting:
                     break
-                waiting = lane.popleft()
+                waiting = lane.waiting.popleft()
             # Outside the lock: futures run their callbacks here, which may submit more.
             if not waiting.future.set_running_or_notify_cancel():
                 self._count(expired=1)
@@ -187,16 +215,16 @@ class EmbedQueue:
                 batch.append(waiting)
         return batch
 
-    def _embed(self, batch: list[_Waiting]) -> None:
+    def _embed(self, lane: _Lane, batch: list[_Waiting]) -> None:
         start = time.monotonic()
         try:
-            results = self._compute([waiting.input for waiting in batch])
+            results = lane.compute([waiting.input for waiting in batch])
         except Exception as error:
             if len(batch) > 1:
                 # One input may be to blame: the others shall not suffer for it.
                 _log.warning("a batch failed, embedding one by one items=%d", len(batch))
                 for waiting in batch:
-                    self._embed([waiting])
+                    self._embed(lane, [waiting])
                 return
             results = [self._failure(error)]
         failed = sum(isinstance(result, LookalikeError) for result in results)
@@ -208,19 +236,32 @@ class EmbedQueue:
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, LookalikeError):
                 waiting.future.set_exception(result)
-            else:
+            elif isinstance(result, Embedded):
                 waiting.future.set_result(replace(result, began=start, ended=end))
+            else:
+                waiting.future.set_result(result)
 
-    def _compute(self, inputs: Sequence[Prepared | str]) -> list[Embedded | LookalikeError]:
-        texts = [text for text in inputs if isinstance(text, str)]
-        images = [image for image in inputs if not isinstance(image, str)]
-        truncated = [False] * len(inputs)
-        if texts and self._reader is not None:
-            found = self._reader.embed_texts(texts)
-            vectors, truncated = found.vectors, found.truncated
-        else:
-            vectors = self._embedder.embed_prepared(images)
-        if vectors.shape != (len(inputs), self._embedder.dim):
+    def _embed_images(self, images: list[Prepared]) -> list[Embedded | LookalikeError]:
+        return self._checked(self._embedder.embed_prepared(images), [False] * len(images))
+
+    def _embed_texts(self, texts: list[str]) -> list[Embedded | LookalikeError]:
+        assert self._reader is not None
+        found = self._reader.embed_texts(texts)
+        return self._checked(found.vectors, found.truncated)
+
+    def _embed_patches(self, images: list[Prepared]) -> list[PatchGrid | LookalikeError]:
+        assert self._seer is not None
+        grids = self._seer.embed_patches(images)
+        if grids.ndim != 4 or len(grids) != len(images) or 0 in grids.shape:
+            raise Internal(f"The model gave patches of shape {grids.shape}.")
+        return [
+            np.array(grid, np.float32) if np.isfinite(grid).all() else _unusable() for grid in grids
+        ]
+
+    def _checked(
+        self, vectors: Vectors, truncated: Sequence[bool]
+    ) -> list[Embedded | LookalikeError]:
+        if vectors.shape != (len(truncated), self._embedder.dim):
             raise Internal(f"The model gave vectors of shape {vectors.shape}.")
         usable = [bool(np.isfinite(vector).all() and vector.any()) for vector in vectors]
         return [
@@ -240,9 +281,10 @@ class EmbedQueue:
     def _drain(self) -> None:
         with self._changed:
             self._closing = True
-            left = [*self._images, *self._texts, *self._bulk]
-            for lane in (self._images, self._texts, self._bulk):
-                lane.clear()
+            left: list[_Waiting] = []
+            for lane in (*self._queries, self._bulk):
+                left += lane.waiting
+                lane.waiting.clear()
         for waiting in left:
             if waiting.future.set_running_or_notify_cancel():
                 waiting.future.set_exception(_draining())

@@ -94,13 +94,16 @@ class Embedding:
         return wait
 
     def start_reading(
-        self, load: Callable[[], bytes], deadline: float | None
+        self, load: Callable[[], bytes], deadline: float | None, model: LoadedModel | None = None
     ) -> Callable[[], Seen]:
-        """Begin to read a picture that needs no vector, as `start_picture` does."""
+        """Begin to read a picture that needs no vector, as `start_picture` does.
+
+        No larger than a thumbnail needs, or as large as `model` wants it.
+        """
 
         def read() -> Seen:
             began = time.monotonic()
-            picture = self._pictures.read(load(), None).image
+            picture = self._pictures.read(load(), model).image
             return Seen(picture, began, time.monotonic())
 
         return self._pictures.submit(read, deadline=deadline).result

@@ -1,15 +1,20 @@
-"""Why an item matches a query: its score, what it is worth, and the regions that agree."""
+"""Why an item matches a query: its score, what it is worth, and the regions that agree.
+
+Regions are those that the collection's model sees in patches, if it has any, for they
+are what it judged by; else those whose gradients agree.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from lookalike.backends.errors import ImageNotRetained, ItemNotFound
+from lookalike.backends.errors import ImageNotRetained, ItemNotFound, LookalikeError
 from lookalike.backends.types import RgbImage, SearchParams
 from lookalike.server.agreement import Agreement, Heat, agree, heat_shape
 from lookalike.server.collection import Collection
@@ -24,8 +29,11 @@ from lookalike.server.domain import (
     Vector,
     View,
 )
+from lookalike.server.embed_queue import PatchGrid
 from lookalike.server.embedding import Embedding
 from lookalike.server.library import Library
+from lookalike.server.models import LoadedModel
+from lookalike.server.patch_agreement import Patches, agree_in_patches
 from lookalike.server.pictures import Pictures
 from lookalike.server.queries import Queries
 
@@ -65,7 +73,7 @@ class Explainer:
         *,
         deadline: float | None,
     ) -> Explanation:
-        """Compare the pictures of a query and of an item.
+        """Compare the pictures of a query and of an item, as the collection's model sees them.
 
         Raises CollectionNotFound, ItemNotFound, ImageNotRetained (either of the two
         has neither original nor thumbnail), ModelMismatch, FailedPrecondition, the
@@ -74,21 +82,53 @@ class Explainer:
         target = self._library.collection(collection)
         item = target.get(item_id, View.FULL)
         load = _picture_of(target, item, "item_id")
+        model, again = _model_with_patches(target), None
         if isinstance(query, ItemQuery):
-            _picture_of(target, target.get(query.id, View.BASIC), "query_item_id")
+            load_query = _picture_of(target, target.get(query.id, View.BASIC), "query_item_id")
+            if model is not None and query.region is None:
+                # A query's vector is known: its picture is read too small for some models.
+                again = self._embedding.start_reading(load_query, deadline, model)
         asked = self._queries.begin(target, query, keep=True, deadline=deadline)
-        look = self._embedding.start_reading(load, deadline)
+        look = self._embedding.start_reading(load, deadline, model)
         ready, seen = asked(), look()
         assert ready.picture is not None
+        shown = ready.picture if again is None else again().picture
+        assert shown is not None
         assert seen.picture is not None
-        compare = partial(agree, ready.picture, seen.picture)
-        comparing = self._pictures.submit(compare, deadline=deadline)
+        comparing = self._start_comparing(model, shown, seen.picture, deadline)
         score = _score(target, ready.vector, item)
         [judgement] = self._judge.judge(target, ready.picture, [Match(item, score)])
-        agreement = comparing.result()
+        agreement = comparing()
         if query.region is not None:
             agreement = in_whole(agreement, query.region, ready.picture.shape[:2])
         return Explanation(score, judgement.tier, agreement)
+
+    def _start_comparing(
+        self, model: LoadedModel | None, query: RgbImage, item: RgbImage, deadline: float | None
+    ) -> Callable[[], Agreement]:
+        """Begin to compare two pictures; the returned call waits and gives or raises."""
+        if model is None:
+            compare = partial(agree, query, item)
+            return self._pictures.submit(compare, deadline=deadline).result
+        seeing = [self._start_seeing(model, picture, deadline) for picture in (query, item)]
+
+        def wait() -> Agreement:
+            compare = partial(agree_in_patches, *(see() for see in seeing))
+            return self._pictures.submit(compare, deadline=deadline).result()
+
+        return wait
+
+    def _start_seeing(
+        self, model: LoadedModel, picture: RgbImage, deadline: float | None
+    ) -> Callable[[], Patches]:
+        height, width = picture.shape[:2]
+
+        def prepare() -> Future[PatchGrid]:
+            return model.submit_patches(model.prepare(picture), deadline=deadline)
+
+        preparing = self._pictures.submit(prepare, deadline=deadline)
+        window = model.patch_window(height, width)
+        return lambda: Patches(preparing.result().result(), window, (height, width))
 
 
 def in_whole(agreement: Agreement, region: Region, shape: Sequence[int]) -> Agreement:
@@ -115,6 +155,15 @@ def in_whole(agreement: Agreement, region: Region, shape: Sequence[int]) -> Agre
     from_columns = (right[in_columns] * inner.shape[1]).astype(int)
     heat[np.ix_(in_rows, in_columns)] = inner[np.ix_(from_rows, from_columns)]
     return Agreement(matches, heat, agreement.item_map)
+
+
+def _model_with_patches(collection: Collection) -> LoadedModel | None:
+    """Return the collection's model if it has patches to tell."""
+    try:
+        model = collection.model()
+    except LookalikeError:  # brought vectors, or no such model any more: pixels can be compared
+        return None
+    return model if model.knows_patches else None
 
 
 def _picture_of(collection: Collection, item: Item, field: str) -> Callable[[], bytes]:

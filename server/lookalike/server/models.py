@@ -11,11 +11,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from lookalike.backends import registry
-from lookalike.backends.embed.base import Embedder, EmbedderOptions, TextEmbedder
+from lookalike.backends.embed.base import (
+    Embedder,
+    EmbedderOptions,
+    PatchEmbedder,
+    TextEmbedder,
+    Window,
+)
 from lookalike.backends.errors import Draining, ModelLacksModality, ModelNotFound
 from lookalike.backends.types import Prepared, RgbImage
 from lookalike.server.domain import Embedded, ModelInfo
-from lookalike.server.embed_queue import EmbedQueue, QueueStats
+from lookalike.server.embed_queue import EmbedQueue, PatchGrid, QueueStats
 from lookalike.server.images import DECODER
 
 _log = logging.getLogger(__name__)
@@ -41,7 +47,12 @@ class LoadedModel:
         self.decode_side = embedder.decode_side
         knows_text = isinstance(embedder, TextEmbedder)
         self.modalities: tuple[str, ...] = ("image", "text") if knows_text else ("image",)
+        seer = embedder if isinstance(embedder, PatchEmbedder) else None
+        self.knows_patches = seer is not None
+        self.patches_know_texts = knows_text and seer is not None and seer.patches_know_texts
+        """A text can be found among the patches of a picture."""
         self._embedder = embedder
+        self._seer = seer
         self._queue = EmbedQueue(embedder, max_waiting=max_waiting, name=name)
 
     @property
@@ -67,6 +78,16 @@ class LoadedModel:
                 model=self.name,
             )
         return self._queue.submit_text(text, deadline=deadline)
+
+    def submit_patches(self, prepared: Prepared, *, deadline: float | None) -> Future[PatchGrid]:
+        """Queue a prepared picture for its patches; see `EmbedQueue.submit_patches`."""
+        assert self.knows_patches
+        return self._queue.submit_patches(prepared, deadline=deadline)
+
+    def patch_window(self, height: int, width: int) -> Window:
+        """Return the part of a picture of this size, px, that its patches cover."""
+        assert self._seer is not None
+        return self._seer.patch_window(height, width)
 
     def close(self) -> None:
         """Close the queue (see `EmbedQueue.close`), then the embedder."""
