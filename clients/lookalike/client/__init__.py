@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     )
     from lookalike.client._sync import Client
     from lookalike.client._vectors import vector_array, vector_message
+    from lookalike.client._verify import Verification, VerifyFinding, VerifyProgress
     from lookalike.client.errors import LookalikeError
     from lookalike.client.filters import F
     from lookalike.client.local_server import LocalServer
@@ -107,6 +108,7 @@ _HOMES = {
         "WriteResult",
     ),
     "_sync": ("Client",),
+    "_verify": ("Verification", "VerifyFinding", "VerifyProgress"),
     "_vectors": ("vector_array", "vector_message"),
     "errors": ("LookalikeError",),
     "filters": ("F",),
@@ -155,6 +157,9 @@ __all__ = [
     "UploadProgress",
     "UploadReport",
     "ValueCount",
+    "Verification",
+    "VerifyFinding",
+    "VerifyProgress",
     "WriteOutcome",
     "WriteResult",
     "vector_array",

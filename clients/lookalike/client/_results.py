@@ -207,6 +207,8 @@ class Collection:
     """None while there are too few items to tell."""
     indexed_fields: tuple[str, ...] = ()
     """Metadata fields with an index of their own."""
+    damaged_item_count: int = 0
+    """Items that are damaged in the store and left out; `verify` names them."""
 
 
 @dataclass(frozen=True, slots=True)

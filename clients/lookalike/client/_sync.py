@@ -15,6 +15,7 @@ from lookalike.client import _collection_calls as collection_calls
 from lookalike.client import _export as exports
 from lookalike.client import _import as imports
 from lookalike.client import _results as results
+from lookalike.client import _verify as verifying
 from lookalike.client import _wire as wire
 from lookalike.client._calls import Condition, Exif, Mode, NewItem, View
 from lookalike.client._files import Upload
@@ -267,6 +268,23 @@ class Client(Searching):
         request = admin_service_pb2.BackupRequest()
         call: calls.Call[Any] = calls.Call("AdminService", "Backup", request, lambda answer: answer)
         return backups.save(target, self._stream(call, None), progress)
+
+    def verify(
+        self,
+        collection: str = "",
+        *,
+        probe_count: int | None = None,
+        progress: Callable[[verifying.VerifyProgress], None] | None = None,
+        on_finding: Callable[[verifying.VerifyFinding], None] | None = None,
+    ) -> verifying.Verification:
+        """Compare what is stored with its checksums, and the indexes with what is stored.
+
+        Of one collection, or of all. `probe_count` items of each, 1000 if not said and -1
+        for all, are searched for by their own vectors. True if nothing was found.
+        """
+        request = verifying.request(collection, probe_count)
+        call: calls.Call[Any] = calls.Call("AdminService", "Verify", request, lambda answer: answer)
+        return verifying.read(self._stream(call, None), progress, on_finding)
 
     def export(
         self,

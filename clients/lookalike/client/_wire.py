@@ -153,6 +153,7 @@ def collection(message: index_service_pb2.Collection) -> results.Collection:
         index_status=_index_status(message.index_status),
         calibration=_calibration(message.calibration) if message.HasField("calibration") else None,
         indexed_fields=tuple(message.indexed_fields),
+        damaged_item_count=message.damaged_item_count,
     )
 
 

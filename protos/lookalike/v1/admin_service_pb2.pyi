@@ -156,8 +156,8 @@ class VerifyFinding(_message.Message):
     severity: Global___VerifySeverity.ValueType
     """How bad it is."""
     check: _builtins.str
-    """The check that found it: "database", "item", "vector", "image", "index_keys",
-    "index_vectors", "reachability".
+    """The check that found it: "database", "item", "vector", "image", "index_files",
+    "index_keys", "index_vectors", "reachability".
     """
     collection: _builtins.str
     """The collection. Empty: the store as a whole."""

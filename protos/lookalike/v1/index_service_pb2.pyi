@@ -277,6 +277,7 @@ class Collection(_message.Message):
     INDEX_STATUS_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     INDEXED_FIELDS_FIELD_NUMBER: _builtins.int
+    DAMAGED_ITEM_COUNT_FIELD_NUMBER: _builtins.int
     TARGET_RECALL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 of a-z, 0-9, "-" and "_", beginning with a letter. Empty: "default"."""
@@ -303,6 +304,11 @@ class Collection(_message.Message):
     """Whether it can be used."""
     item_count: _builtins.int
     """How many items there are."""
+    damaged_item_count: _builtins.int
+    """Items that are damaged in the store: refused by name, left out of everything
+    else and of `item_count`. AdminService.Verify names them; storing one anew, or
+    deleting it, mends it.
+    """
     target_recall: _builtins.float
     """What share of the true ten nearest a search has to find, 0.5 to 1; 0 means 0.99.
     Indexes are built and measured for it, checked against it in the background, and
@@ -349,11 +355,12 @@ class Collection(_message.Message):
         index_status: Global___IndexStatus | None = ...,
         calibration: Global___ScoreCalibration | None = ...,
         indexed_fields: _abc.Iterable[_builtins.str] | None = ...,
+        damaged_item_count: _builtins.int = ...,
         target_recall: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "index", b"index", "index_status", b"index_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "description", b"description", "dimension", b"dimension", "image_retention", b"image_retention", "index", b"index", "index_status", b"index_status", "indexed_fields", b"indexed_fields", "item_count", b"item_count", "metric", b"metric", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name", "state", b"state", "target_recall", b"target_recall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "damaged_item_count", b"damaged_item_count", "description", b"description", "dimension", b"dimension", "image_retention", b"image_retention", "index", b"index", "index_status", b"index_status", "indexed_fields", b"indexed_fields", "item_count", b"item_count", "metric", b"metric", "model", b"model", "model_fingerprint", b"model_fingerprint", "name", b"name", "state", b"state", "target_recall", b"target_recall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

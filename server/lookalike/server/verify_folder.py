@@ -69,14 +69,14 @@ def report(config: Config, collection: str, probe_count: int, *, as_json: bool, 
     for event in verify_folder(config, collection, probe_count):
         if isinstance(event, Finding):
             code = FOUND
-        if isinstance(event, Progress) and (quiet or not sys.stderr.isatty()):
-            continue
-        if as_json:
+        if as_json and not isinstance(event, Progress):
             _print(json.dumps({_name(event): _plain(event)}, ensure_ascii=False))
-        elif isinstance(event, Progress):
-            print(_progress(event), file=sys.stderr)  # noqa: T201
-        else:
-            _print(_sentence(event))
+        elif isinstance(event, Finding):
+            _print(_finding(event))
+        if isinstance(event, Summary) and not quiet:
+            _say(_sentence(event))
+        elif isinstance(event, Progress) and not quiet and sys.stderr.isatty():
+            _say(_progress(event))
     return code
 
 
@@ -92,6 +92,10 @@ def explain(error: LookalikeError) -> str:
 
 def _print(text: str) -> None:
     print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201
+
+
+def _say(text: str) -> None:
+    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)  # noqa: T201
 
 
 def _name(event: Event) -> str:
@@ -111,14 +115,19 @@ def _progress(event: Progress) -> str:
     return f"{where}{event.phase}{of}"
 
 
-def _sentence(event: Finding | Summary) -> str:
-    if isinstance(event, Finding):
-        place = " ".join(repr(part) for part in (event.collection, event.item_id) if part)
-        return (
-            f"{event.severity.name.lower()}: {event.check} {place}".rstrip() + f": {event.message}"
-        )
-    found = f"{event.findings} findings" if event.findings else "all is well"
+def _finding(event: Finding) -> str:
+    place = " ".join(repr(part) for part in (event.collection, event.item_id) if part)
+    return f"{event.severity.name.lower()}: {event.check} {place}".rstrip() + f": {event.message}"
+
+
+def _sentence(event: Summary) -> str:
+    found = _counted(event.findings, "finding") if event.findings else "all is well"
     return (
-        f"{found}: {event.items} items in {event.collections} collections, "
-        f"{event.reached} of {event.probed} searched for found themselves, at change {event.seq}"
+        f"{found}: {_counted(event.items, 'item')} in "
+        f"{_counted(event.collections, 'collection')}, {event.reached} of {event.probed} searched "
+        f"for found themselves, at change {event.seq}"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -20,6 +20,7 @@ from lookalike.client.cli import (
     search,
     serve,
     system,
+    verify,
     web,
 )
 
@@ -46,6 +47,7 @@ def make_app() -> typer.Typer:
         jobs,
         backup,
         export_,
+        verify,
         system,
         serve,
         web,

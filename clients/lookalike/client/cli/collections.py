@@ -154,6 +154,12 @@ def _pairs(one: Collection) -> list[tuple[str, Any]]:
         ("description", one.description),
         ("state", one.state),
         ("items", one.item_count),
+        (
+            "damaged",
+            f"{one.damaged_item_count}; lookalike verify names them"
+            if one.damaged_item_count
+            else "",
+        ),
         ("model", one.model),
         ("dimension", one.dimension),
         ("metric", one.metric),

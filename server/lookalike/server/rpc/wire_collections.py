@@ -174,6 +174,7 @@ def write_collection(info: CollectionInfo, calibration: Calibration | None = Non
         model_fingerprint=record.space,
         state=_STATES[info.state],
         item_count=info.item_count,
+        damaged_item_count=info.damaged_count,
         indexed_fields=config.indexed_fields,
         create_time=write_time(record.create_time),
         index_status=None if info.stats is None else _write_stats(info.stats),
