@@ -20,6 +20,7 @@ class Room:
 
     def __init__(self, directory: Path, db: apsw.Connection, files: Files | None) -> None:
         self._directory = directory
+        self._log = directory / "store.db-wal"
         self._db = db
         self._minimum = files.reserve_bytes if files else 0
         self._page_bytes = int(db.pragma("page_size"))
@@ -55,12 +56,16 @@ class Room:
 
     def is_short_for(self, log_pages: int) -> bool:
         """Say whether a log so long must be brought home before there is no room for that."""
-        return self._free() < 2 * log_pages * self._page_bytes
+        return bool(log_pages) and self._free() < 2 * log_pages * self._page_bytes
 
-    @property
-    def is_low(self) -> bool:
-        """Whether less is free than should be."""
-        return self._free() < self._minimum
+    def wants_log_gone(self) -> bool:
+        """Say whether the log's own room is needed: too little is free, and it has some."""
+        if not self._minimum or self._free() >= self._minimum:
+            return False
+        try:
+            return os.stat(self._log).st_size > self._minimum // 16
+        except OSError:
+            return False
 
     def _free(self) -> int:
         try:

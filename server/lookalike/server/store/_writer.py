@@ -156,7 +156,7 @@ class Writer:
                 operation.resolve()
                 reach("store.answer.given")
             with self._holding:
-                if not self._broken and not self._holders and self._log_pages:
+                if not self._broken and not self._holders:
                     self._shorten_log()
 
     def _commit(self, first: _Operation[Any], group: list[_Operation[Any]]) -> None:
@@ -264,10 +264,9 @@ class Writer:
 
     def _shorten_log(self) -> None:
         """Bring the log home if it is long, or before there is no room left for that."""
-        short = self._room.is_short_for(self._log_pages)
-        if self._log_pages >= TRUNCATE_PAGES or (short and self._room.is_low):
+        if self._log_pages >= TRUNCATE_PAGES or self._room.wants_log_gone():
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        elif self._log_pages >= CHECKPOINT_PAGES or short:
+        elif self._log_pages >= CHECKPOINT_PAGES or self._room.is_short_for(self._log_pages):
             self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _checkpoint(self, mode: int) -> bool:
