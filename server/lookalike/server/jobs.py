@@ -77,7 +77,12 @@ class Jobs:
                 create_time=self._clock(),
             )
             self._jobs[job.id] = job
-        self._save(job)
+        try:
+            self._save(job)
+        except BaseException:
+            with self._changed:
+                del self._jobs[job.id]
+            raise
 
         def work() -> None:
             if reembed:
@@ -149,7 +154,7 @@ class Jobs:
                     error_code="UNAVAILABLE",
                     error_message="The server was stopped while the job ran; ask for it again.",
                 )
-                self._save(job)
+                self._try_to_save(job)
             self._jobs[job.id] = job
         self._forget_old()
 
@@ -201,13 +206,20 @@ class Jobs:
             job = replace(self._jobs[job_id], **changes)  # type: ignore[arg-type]
             self._jobs[job_id] = job
         if save:
-            self._save(job)
+            self._try_to_save(job)
         with self._changed:
             self._changed.notify_all()
 
     def _save(self, job: Job) -> None:
         self._store.write(lambda transaction: transaction.save_job(job)).result()
         reach("jobs.state.saved")
+
+    def _try_to_save(self, job: Job) -> None:
+        """Save how a job is doing; on a full disk that is only remembered."""
+        try:
+            self._save(job)
+        except LookalikeError as error:
+            _log.warning("state of a job not stored id=%s: %s", job.id, error.message)
 
     def _forget_old(self) -> None:
         limit = self._clock() - _KEPT_S

@@ -232,6 +232,8 @@ class Writer:
         if self._is_fatal(error):
             self._broken = True
             _log.critical("the disk failed, the store takes no more writes", exc_info=error)
+        elif isinstance(error, apsw.FullError) or _is_write_failure(error):
+            _log.warning("no room on the disk for a commit")
         elif not isinstance(error, LookalikeError):
             _log.error("a commit failed", exc_info=error)
         try:
