@@ -1,0 +1,127 @@
+"""A full disk refuses what would store more; all else goes on, and it mends itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+
+from house import open_house
+from lookalike.backends.errors import DiskFull
+from lookalike.server.domain import CollectionConfig, JobState, NewItem
+from lookalike.server.store import Store
+from store.watched_vfs import WatchedVFS, watched
+
+SEED = int(os.environ.get("PROVE_SEED", "0")) or random.randrange(1, 10**6)
+
+
+@pytest.fixture
+def vfs(monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedVFS]:
+    """Every store that is opened is on a disk that can be filled."""
+    with watched() as made:
+        monkeypatch.setattr(Store, "open", partial(Store.open, vfs=made.vfs_name))
+        yield made
+
+
+def full(action: str, suffix: str) -> None:
+    """Be a disk that takes nothing more."""
+    if action == "write":
+        raise apsw.FullError("full")
+
+
+def room(action: str, suffix: str) -> None:
+    """Be a disk that has room."""
+
+
+def on_a_small_disk(folder: Path, cycles: int, timeout_s: float) -> str:
+    """Fill and free a real file system so often; return what was done."""
+    command = ["unshare", "-rm", sys.executable, "-m", "durability.full_disk"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(
+            ["unshare", "-rm", "mount", "-t", "tmpfs", "disk", folder],
+            capture_output=True,
+            check=False,
+        ).returncode
+    ):
+        pytest.skip("this machine lets us mount nothing, not even in a namespace of our own")
+    done = subprocess.run(
+        [*command, str(folder), str(cycles), str(SEED)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=timeout_s,
+        check=False,
+    )
+    print(f"PROVE_SEED={SEED}", done.stdout, done.stderr, sep="\n")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_a_full_disk_costs_nothing_but_what_it_refuses(tmp_path: Path) -> None:
+    assert " searches right" in on_a_small_disk(tmp_path, 4, 110)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(7200)
+def test_a_disk_is_filled_and_freed_many_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = on_a_small_disk(tmp_path, int(os.environ.get("PROVE_FILLS", "100")), 7000)
+    with capsys.disabled():
+        print("\n" + told.strip())
+
+
+# ------------------------------------------------------------------------ jobs
+
+
+def test_jobs_go_on_after_the_disk_was_full(tmp_path: Path, vfs: WatchedVFS) -> None:
+    with open_house(tmp_path) as house:
+        house.library.create_collection(CollectionConfig("v", model="none", dimension=4), False)
+        rows = np.eye(4, dtype=np.float32)
+        house.put([NewItem(f"v-{i}", vector=row) for i, row in enumerate(rows)], "v")
+        vfs.hook = full
+        with pytest.raises(DiskFull):
+            house.jobs.rebuild("v", None, False)
+        assert house.jobs.list("", "", 9) == [], "a job that nobody was told of"
+        vfs.hook = room
+        job = house.jobs.rebuild("v", None, False)
+        *_, last = house.jobs.watch(job.id)
+        assert last.state is JobState.SUCCEEDED
+
+
+def test_a_disk_that_fills_up_under_a_job_does_not_end_all_jobs(
+    tmp_path: Path, vfs: WatchedVFS
+) -> None:
+    with open_house(tmp_path) as house:
+        house.library.create_collection(CollectionConfig("v", model="none", dimension=4), False)
+        jobs = []
+        for _ in range(2):
+            saves = 0
+
+            def after_the_first(action: str, suffix: str) -> None:
+                nonlocal saves
+                saves += (action, suffix) == ("sync", "wal")
+                if saves:
+                    full(action, suffix)
+
+            vfs.hook = after_the_first
+            job = house.jobs.rebuild("v", None, False)
+            *_, last = house.jobs.watch(job.id)
+            assert last.state.is_over
+            vfs.hook = room
+            jobs.append(last)
+        job = house.jobs.rebuild("v", None, False)
+        *_, last = house.jobs.watch(job.id)
+        assert last.state is JobState.SUCCEEDED
+        told = {found.id: found.state for found in house.store.jobs()}
+        assert told[job.id] is JobState.SUCCEEDED
