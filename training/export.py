@@ -1,0 +1,147 @@
+"""Write a student as an ONNX file: norms folded, weights stored small, nothing traced.
+
+The graph takes pictures as they are stored, (n, side, side, 3) uint8, and gives vectors
+of length 1, so that whoever runs it needs no constant of the training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, checker, helper, numpy_helper, save
+from torch import nn
+
+from training.students import Block, Conv, Head
+
+OPSET = 17
+STORED = ("int8", "float16", "float32")
+
+
+class Graph:
+    """Nodes and stored tensors, named in the order in which they come."""
+
+    def __init__(self, stored: str) -> None:
+        self.nodes: list[object] = []
+        self.tensors: list[object] = []
+        self._stored, self._count = stored, 0
+
+    def node(self, kind: str, inputs: list[str], **attributes: object) -> str:
+        self._count += 1
+        name = f"{kind.lower()}{self._count}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        return name
+
+    def tensor(self, array: NDArray[np.generic]) -> str:
+        self._count += 1
+        name = f"t{self._count}"
+        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def weight(self, array: NDArray[np.float32]) -> str:
+        """Store (out, ...) weights small; a runtime widens them once, when it loads."""
+        if self._stored == "float32":
+            return self.tensor(array)
+        if self._stored == "float16":
+            return self.node("Cast", [self.tensor(array.astype(np.float16))], to=TensorProto.FLOAT)
+        flat = np.abs(array).reshape(len(array), -1).max(axis=1)
+        scale = (np.maximum(flat, 1e-12) / 127).astype(np.float32)
+        steps = np.round(array / scale.reshape(-1, *[1] * (array.ndim - 1))).astype(np.int8)
+        parts = [self.tensor(steps), self.tensor(scale), self.tensor(np.zeros(len(scale), np.int8))]
+        return self.node("DequantizeLinear", parts, axis=0)
+
+
+def export(student: nn.Sequential, side: int, path: Path, stored: str = "float16") -> int:
+    """Write the file; return its size in bytes. `stored` is one of STORED."""
+    graph = Graph(stored)
+    x = graph.node("Cast", ["image"], to=TensorProto.FLOAT)
+    x = graph.node("Transpose", [x], perm=[0, 3, 1, 2])
+    x = graph.node("Mul", [x, graph.tensor(np.array(4 / 255, np.float32))])
+    x = graph.node("Sub", [x, graph.tensor(np.array(0.45 * 4, np.float32))])
+    for layer in student:
+        x = _layer(graph, layer, x)
+    length = graph.node("ReduceL2", [x], axes=[1], keepdims=1)
+    length = graph.node("Max", [length, graph.tensor(np.array(1e-12, np.float32))])
+    graph.nodes.append(helper.make_node("Div", [x, length], ["vector"], "vector"))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", side, side, 3])
+    vector = helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["n", _width(student)])
+    made = helper.make_graph(graph.nodes, "student", [image], [vector], graph.tensors)
+    model = helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lookalike training"
+    )
+    model.ir_version = 8
+    checker.check_model(model, full_check=True)
+    save(model, str(path))
+    return path.stat().st_size
+
+
+def _layer(graph: Graph, layer: nn.Module, x: str) -> str:
+    if isinstance(layer, Conv):
+        return _conv(graph, layer, x)
+    if isinstance(layer, Block):
+        y = x
+        for step in layer.steps:
+            y = _conv(graph, step, y)
+        if layer.plain:
+            return y
+        y = graph.node("Add", [y, x if layer.shortcut is None else _conv(graph, layer.shortcut, x)])
+        return graph.node("Relu", [y]) if layer.relu else y
+    if isinstance(layer, Head):
+        x = graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0)
+        weight = graph.weight(_array(layer.project.weight))
+        bias = graph.tensor(_array(layer.project.bias))
+        return graph.node("Gemm", [x, weight, bias], transB=1)
+    raise TypeError(f"no way to write a {type(layer).__name__}")
+
+
+def _conv(graph: Graph, layer: torch.nn.Module, x: str) -> str:
+    assert isinstance(layer, Conv)
+    weight, bias = folded(layer)
+    k, s = layer.conv.kernel_size[0], layer.conv.stride[0]
+    x = graph.node(
+        "Conv", [x, graph.weight(weight), graph.tensor(bias)],
+        kernel_shape=[k, k], strides=[s, s], pads=[k // 2] * 4, group=layer.conv.groups,
+    )  # fmt: skip
+    return graph.node("Relu", [x]) if layer.relu else x
+
+
+def folded(layer: Conv) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the weights and the bias of convolution and norm as one convolution."""
+    norm = layer.norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        weight = layer.conv.weight * scale[:, None, None, None]
+    return _array(weight), _array(bias)
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().cpu().contiguous().numpy()
+    return array
+
+
+def _width(student: nn.Sequential) -> int:
+    head = student[-1]
+    assert isinstance(head, Head)
+    return int(head.project.out_features)
+
+
+def compare(path: Path, student: nn.Sequential, pictures: NDArray[np.uint8]) -> float:
+    """Return the lowest cosine between the file's vectors and the student's, in float32."""
+    import onnxruntime
+
+    from training.measure import normal
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (mine,) = session.run(None, {"image": pictures})
+    was = student.training
+    student.eval()
+    with torch.no_grad():
+        x = normal(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+        theirs = torch.nn.functional.normalize(student(x), dim=1).numpy()
+    student.train(was)
+    return float((np.asarray(mine) * theirs).sum(axis=1).min())
