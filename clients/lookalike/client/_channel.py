@@ -92,7 +92,9 @@ def channel_options() -> list[tuple[str, Any]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        # Also the time that one attempt to connect has: TCP, HTTP/2 and TLS take several
+        # rounds, of a second and more where the way is long or a machine busy.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 5_000),
         # A client of one address in one process shares no connection with another one.
         ("grpc.use_local_subchannel_pool", 1),
