@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -97,7 +99,7 @@ class KillLoop:
 
     def __exit__(self, *_: object) -> None:
         self._journal.close()
-        self._stable.__exit__(None, None, None)
+        self._stable.close()
 
     def run(self, crash: str = "", longest_s: float = 1.2, count: int = 0) -> bool:
         """Start, compare, let the server die under traffic; return whether at `crash`.
@@ -128,6 +130,20 @@ class KillLoop:
         assert self._compare(server, address)
         server.terminate()
         self.tally.stops += 1
+
+    def verify(self) -> None:
+        """Have the product's own check look at the folder, which no server uses now."""
+        command = ["-m", "lookalike.server", "verify", "--probes", "-1", "--quiet", "--data"]
+        done = subprocess.run(
+            [sys.executable, *command, str(self._data)],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        if done.returncode:
+            text = f"{done.stdout}\n{done.stderr} (seed {self._seed})"
+            raise Violation("verify finds nothing", text)
 
     # ---------------------------------------------------------------------- insides
 

@@ -53,7 +53,13 @@ class ServerProcess:
     """A server that may die at any moment. One owner."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            # What the server's own main sets before it imports anything.
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "durability.launch"],
             stdin=subprocess.PIPE,
@@ -181,6 +187,11 @@ class Stable:
         server.order(orders)
         return server
 
+    def close(self) -> None:
+        """Make sure that no process is left."""
+        for server in (*self._out, self._next):
+            server.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -190,8 +201,7 @@ class Stable:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for server in (*self._out, self._next):
-            server.close()
+        self.close()
 
 
 def _reader(stream: IO[str] | None, take: Callable[[str | None], None]) -> threading.Thread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ from lookalike.client.errors import (
 )
 
 T = TypeVar("T")
-CALL_S = 20.0
+CALL_S = 60.0
 
 
 class Gone(Exception):
@@ -185,6 +186,8 @@ class Chores(Worker):
                 self.scratch()
             elif self.focus.startswith(("reembed", "jobs", "collection")):
                 self.rebuild(reembed=self.focus.startswith("reembed"))
+            elif self.focus.startswith("backup"):
+                self.ask(lambda: self.client.backup(io.BytesIO()))
             else:
                 self.pause(1.0)
                 self.rng.choice((self.scratch, self.rebuild))()
