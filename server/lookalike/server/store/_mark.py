@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
@@ -42,8 +43,12 @@ class Mark:
 
     def read(self) -> int:
         """Return the highest commit remembered for this store; 0 if there is none."""
-        seqs = [self._slot(os.pread(self._file, _SLOT_BYTES, at)) for at in (0, _SLOT_BYTES)]
-        return max(seqs)
+        return max((seq for uuid, seq in self._slots() if uuid == self._uuid), default=0)
+
+    def is_strange(self) -> bool:
+        """Tell whether it remembers commits, but of other stores only."""
+        uuids = {uuid for uuid, _ in self._slots()}
+        return bool(uuids) and self._uuid not in uuids
 
     def write(self, seq: int) -> None:
         """Remember a commit. A failing disk costs the mark, not the commit."""
@@ -68,9 +73,13 @@ class Mark:
         self.sync()
         self._files.close(self._file)
 
-    def _slot(self, slot: bytes) -> int:
-        body, crc = slot[: _SLOT.size], slot[_SLOT.size : _SLOT.size + 4]
-        if crc != struct.pack("<I", crc32(body)):
-            return 0
-        magic, uuid, seq = _SLOT.unpack(body)
-        return int(seq) if magic == _MAGIC and uuid == self._uuid else 0
+    def _slots(self) -> Iterator[tuple[bytes, int]]:
+        """Yield uuid and commit of the slots that are whole."""
+        for at in (0, _SLOT_BYTES):
+            slot = os.pread(self._file, _SLOT_BYTES, at)
+            body, crc = slot[: _SLOT.size], slot[_SLOT.size : _SLOT.size + 4]
+            if crc != struct.pack("<I", crc32(body)):
+                continue
+            magic, uuid, seq = _SLOT.unpack(body)
+            if magic == _MAGIC:
+                yield uuid, int(seq)

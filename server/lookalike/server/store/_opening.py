@@ -43,6 +43,12 @@ def check_files(directory: Path) -> None:
 
 def check_mark(mark: Mark, seq: int) -> None:
     """Raise DataLoss if the database is behind what was acknowledged; else remember `seq`."""
+    if mark.is_strange():
+        raise DataLoss(
+            'The file "mark" and the database in the data folder belong to different stores: one '
+            "of them, or the log, was put there. Restore the whole folder, or remove the file "
+            '"mark" to go on with the database that is there.'
+        )
     remembered = mark.read()
     if remembered > seq:
         raise DataLoss(
