@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property, lru_cache
 from typing import TypeAlias
 
@@ -16,6 +17,8 @@ Box: TypeAlias = tuple[float, float, float, float]
 """Top, left, bottom, right in pixels of a `Look`."""
 Shape: TypeAlias = tuple[int, int]
 Spectra: TypeAlias = NDArray[np.complex64]
+Taps: TypeAlias = tuple[NDArray[np.intp], Grey]
+"""Of each new pixel of an axis, its sources and how much of each is in it: (count, taps)."""
 
 SIDE = 160
 """Longer side of a look: what a thumbnail of 256 px still shows of a crop."""
@@ -29,6 +32,8 @@ _COARSE = 40
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CONTRAST = 50.0
 """Greys are scaled to this standard deviation, which undoes "darker" and "brighter"."""
+_NEAR = 3
+"""Pixels on each side that are the surroundings of one of a coarse grey."""
 _SMALL = 200_000
 """Multiplications of one product; OpenBLAS takes more threads from 262 144 on."""
 _FRAMES, _LEAST = 3, 24
@@ -48,7 +53,10 @@ class Look:
     def __init__(self, image: RgbImage) -> None:
         stride = max(1, max(image.shape[:2]) // (4 * SIDE))
         red, green, blue = np.moveaxis(image[::stride, ::stride], 2, 0)
-        grey = _unframed(red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2])
+        levels = red * _LUMA[0]
+        levels += green * _LUMA[1]
+        levels += blue * _LUMA[2]
+        grey = _unframed(levels)
         height, width = grey.shape
         scale = SIDE / max(height, width)
         shape = max(8, round(height * scale)), max(8, round(width * scale))
@@ -75,13 +83,15 @@ class Look:
 
     @cached_property
     def scaled(self) -> tuple[Spectra, list[Shape]]:
-        """Transforms at all scales, (2 * STEPS + 1, PAD, PAD // 2 + 1), and the shapes there."""
-        return _spectra([self._coarse(RATIO**step) for step in range(-STEPS, STEPS + 1)])
+        """Conjugate transforms at all scales, (2 * STEPS + 1, PAD, PAD // 2 + 1), and the
+        shapes there."""
+        spectra, shapes = self._spectra(tuple(RATIO**step for step in range(-STEPS, STEPS + 1)))
+        return np.conj(spectra, out=spectra), shapes
 
     @cached_property
     def plain(self) -> tuple[Spectra, Shape]:
         """Transform at scale 1, (1, PAD, PAD // 2 + 1), and the shape there."""
-        spectra, shapes = _spectra([self._coarse(1.0)])
+        spectra, shapes = self._spectra((1.0,))
         return spectra, shapes[0]
 
     @cached_property
@@ -89,14 +99,30 @@ class Look:
         height, width = (max(4, n // 2) for n in self.grey.shape)
         return sample(self.grey, self.box, (height, width))
 
-    def _coarse(self, scale: float) -> Grey:
-        """Return it small, each pixel measured by its surroundings."""
-        wanted = _COARSE * scale / SIDE
-        height, width = (max(4, min(PAD, round(n * wanted))) for n in self.grey.shape)
-        half = self._half
-        small = sample(half, (0.0, 0.0, half.shape[0], half.shape[1]), (height, width))
-        away = small - blur(small, 3)
-        return np.asarray(away / np.sqrt(blur(away * away, 3) + np.float32(25.0)), np.float32)
+    def _spectra(self, scales: tuple[float, ...]) -> tuple[Spectra, list[Shape]]:
+        """Transform it small, each pixel measured by its surroundings.
+
+        For greys as small as these, products are faster than `sample` and `blur`.
+        """
+        sides = [[_coarse_side(n, scale) for scale in scales] for n in self.grey.shape]
+        shapes = list(zip(*sides, strict=True))
+        canvas = np.zeros((len(scales), max(sides[0]), PAD), np.float32)
+        half, (length, breadth) = self._half, self._half.shape
+        for target, (height, width) in zip(canvas, shapes, strict=True):
+            rows, columns = _whole(length, height), _whole(breadth, width)
+            small = _times(_times(rows, half), columns.T)
+            rows, columns = _band(height), _band(width)
+            small -= _times(_times(rows, small), columns.T)
+            deviation = _times(_times(rows, small * small), columns.T)
+            deviation += 25
+            np.divide(small, np.sqrt(deviation, out=deviation), out=target[:height, :width])
+        # Without a `norm`, numpy 2.4 casts to double and back, which takes 8 times as long.
+        spectra = np.fft.rfft2(canvas, s=(PAD, PAD), norm="ortho")
+        return spectra.astype(np.complex64, copy=False), shapes
+
+
+def _coarse_side(pixels: int, scale: float) -> int:
+    return max(4, min(PAD, round(pixels * (_COARSE * scale / SIDE))))
 
 
 def _unframed(grey: Grey) -> Grey:
@@ -124,12 +150,68 @@ def sample(grey: Grey, box: Box, shape: Shape) -> Grey:
     """
     axes = zip(grey.shape, box[:2], box[2:], shape, strict=True)
     rows, columns = (
-        _whole(length, count)
+        _whole_taps(length, count)
         if start == 0 and stop == length
-        else _weights(length, start, stop, count)
+        else _taps(length, start, stop, count)
         for length, start, stop, count in axes
     )
-    return _times(_times(rows, grey), columns.T)
+    return _filtered(_filtered(grey, rows), columns)
+
+
+def _filtered(grey: Grey, taps: Taps) -> Grey:
+    """Filter the rows of (h, w); return the result on its side, (w, count)."""
+    sources, weights = taps
+    rows = np.einsum("rt,rtw->rw", weights, grey.take(sources, axis=0))
+    return np.ascontiguousarray(rows.T)
+
+
+def _taps(length: int, start: float, stop: float, count: int) -> Taps:
+    """Return how to make `count` pixels of those from `start` to `stop`."""
+    scale = (stop - start) / count
+    reach, taps = max(scale, 1.0), math.ceil(2 * max(scale, 1.0))
+    centres = np.arange(count, dtype=np.float32)[:, None]
+    centres *= np.float32(scale)
+    centres += np.float32(start + scale / 2 - 0.5)
+    np.minimum(np.maximum(centres, 0, out=centres), length - 1, out=centres)
+    at = np.ceil(centres - np.float32(reach)) + np.arange(taps, dtype=np.float32)
+    weights = np.abs(at - centres)
+    np.maximum(np.subtract(np.float32(reach), weights, out=weights), 0, out=weights)
+    weights *= (at >= 0) & (at < length)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.minimum(np.maximum(at, 0, out=at), length - 1, out=at).astype(np.intp), weights
+
+
+@lru_cache(maxsize=512)
+def _whole_taps(length: int, count: int) -> Taps:
+    return _taps(length, 0.0, length, count)
+
+
+def blur(grey: Grey, radius: int) -> Grey:
+    """Return the means of squares of 2 * radius + 1 px; the border counts more often."""
+    means = _row_sums(_row_sums(grey, radius), radius)
+    means *= np.float32(1 / (2 * radius + 1) ** 2)
+    return means
+
+
+def _row_sums(grey: Grey, radius: int) -> Grey:
+    """Sum each row of (h, w) with those around it; return the result on its side, (w, h).
+
+    Sums of 1, 2, 4, ... rows are added up, which takes fewer steps than there are rows.
+    """
+    height, width = grey.shape
+    powers = np.empty((height + 2 * radius, width), np.float32)
+    powers[:radius] = grey[0]
+    powers[radius : radius + height] = grey
+    powers[radius + height :] = grey[-1]
+    sums = np.zeros((height, width), np.float32)
+    count, rows, at = 2 * radius + 1, 1, 0
+    while rows <= count:
+        if count & rows:
+            sums += powers[at : at + height]
+            at += rows
+        powers = powers[:-rows] + powers[rows:]
+        rows *= 2
+    return np.ascontiguousarray(sums.T)
 
 
 def _times(left: Grey, right: Grey) -> Grey:
@@ -138,48 +220,26 @@ def _times(left: Grey, right: Grey) -> Grey:
     For whole matrices of this size it wakes its own threads, which costs more than it
     gains: pictures are compared on as many threads as there are cores.
     """
-    product = np.empty((len(left), right.shape[1]), np.float32)
     step = max(1, _SMALL // right.size)
+    if step >= len(left):
+        return left @ right
+    product = np.empty((len(left), right.shape[1]), np.float32)
     for start in range(0, len(left), step):
         np.matmul(left[start : start + step], right, out=product[start : start + step])
     return product
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _whole(length: int, count: int) -> Grey:
-    return _weights(length, 0.0, length, count)
+    """Return (count, length): what `sample` does with a whole axis, as a matrix."""
+    sources, weights = _taps(length, 0.0, length, count)
+    matrix = np.zeros((count, length), np.float32)
+    np.add.at(matrix, (np.arange(count)[:, None], sources), weights)
+    return matrix
 
 
-def _weights(length: int, start: float, stop: float, count: int) -> Grey:
-    """Return (count, length): how much of each source pixel is in each new one."""
-    scale = (stop - start) / count
-    centres = start + (np.arange(count, dtype=np.float32) + np.float32(0.5)) * np.float32(scale)
-    centres = np.clip(centres - np.float32(0.5), 0, length - 1)
-    away = np.abs(np.arange(length, dtype=np.float32) - centres[:, None])
-    weights = np.maximum(1 - away * np.float32(1 / max(scale, 1.0)), 0)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
-
-
-def blur(grey: Grey, radius: int) -> Grey:
-    """Return the means of squares of 2 * radius + 1 px; the border counts more often."""
-    across, along = _band(grey.shape[0], radius), _band(grey.shape[1], radius)
-    return _times(_times(across, grey), along.T)
-
-
-@lru_cache(maxsize=512)
-def _band(length: int, radius: int) -> Grey:
-    """Return (length, length): the mean of neighbours, the border repeated."""
-    at = np.arange(length)
-    reached = np.abs(at - at[:, None]) <= radius
-    band = reached.astype(np.float32)
-    band[:, 0] += np.maximum(radius - at, 0)
-    band[:, -1] += np.maximum(at + radius - (length - 1), 0)
-    return np.asarray(band / np.float32(2 * radius + 1), np.float32)
-
-
-def _spectra(greys: list[Grey]) -> tuple[Spectra, list[Shape]]:
-    padded = np.zeros((len(greys), PAD, PAD), np.float32)
-    for canvas, grey in zip(padded, greys, strict=True):
-        canvas[: grey.shape[0], : grey.shape[1]] = grey
-    spectra: Spectra = np.fft.rfft2(padded).astype(np.complex64, copy=False)
-    return spectra, [(grey.shape[0], grey.shape[1]) for grey in greys]
+@lru_cache(maxsize=PAD)
+def _band(length: int) -> Grey:
+    """Return (length, length): what `blur` does with an axis, as a matrix."""
+    sums = _row_sums(np.eye(length, dtype=np.float32), _NEAR).T
+    return np.ascontiguousarray(sums) / np.float32(2 * _NEAR + 1)

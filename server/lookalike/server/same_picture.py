@@ -27,6 +27,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.server.blocks import CELLS, FINE, ROUGH, Blocks, search, track
 from lookalike.server.looks import PAD, Box, Grey, Look, Shape, blur, sample
 
 _OVERLAP = 0.6
@@ -35,18 +36,10 @@ _GUESSES = 2
 _PEAK = 10.0
 """Least height of a correlation peak, in standard deviations of its surface: that of copies
 was 11 at least, that of four pairs of others in five is less."""
-_CELLS = 8
-"""Blocks along the longer side of what the pictures share."""
-_ROUGH, _FINE = 64, 128
-"""Pixels along that side while offsets are tried, and for the decision."""
-_REACH = 2
-"""Offsets that are tried, in pixels of the rough grid."""
+_AT_ONCE = 4
+"""Surfaces that are looked at together: more do not stay in a core's own cache."""
 _STEPS = 3
 """Rounds of Lucas & Kanade."""
-_TEXTURE = 3.0
-"""Least deviation of a block from its surroundings, of the 50 of the whole picture."""
-_NOISE = 4.0
-"""Variance that is taken for noise: keeps flat blocks from correlating by chance."""
 _LIKELY, _CORRELATED = 0.5, 0.6
 """Correlation of a block above which it helps to refine, and above which it agrees."""
 _EXACT = 0.35
@@ -78,14 +71,14 @@ class Evidence:
 
 
 def is_same(one: Look, other: Look) -> bool:
-    """Say whether two pictures are the same picture. Any thread, 1 to 4 ms."""
+    """Say whether two pictures are the same picture. Any thread, 1 to 3 ms."""
     if one.is_flat() or other.is_flat():
         return one.equals(other)
     return compare(one, other).same
 
 
 def compare(one: Look, other: Look) -> Evidence:
-    """Return the best evidence that two pictures are the same. Any thread, 1 to 4 ms."""
+    """Return the best evidence that two pictures are the same. Any thread, 1 to 3 ms."""
     best = Evidence()
     for box, other_box in _guesses(one, other):
         found = _examine(one, other, box, other_box)
@@ -104,21 +97,27 @@ def _guesses(one: Look, other: Look) -> Iterator[tuple[Box, Box]]:
     yield one.box, other.box
     spectra, shapes = one.scaled
     base, base_shape = other.plain
-    surfaces = np.fft.irfft2(np.conj(spectra) * base, s=(PAD, PAD))
-    deviations = surfaces.reshape(len(surfaces), -1).std(axis=1)
-    peaks = []
-    for i, shape in enumerate(shapes):
-        surface = np.where(_allowed(shape, base_shape), surfaces[i], -np.inf)
-        top, left = divmod(int(surface.argmax()), PAD)
-        peak = float(surface[top, left]) / max(float(deviations[i]), 1e-9)
-        peaks.append((peak, i, _signed(top, base_shape[0]), _signed(left, base_shape[1])))
+    heights, widths = zip(*shapes, strict=True)
+    barred = _barred(heights, base_shape[0])[:, :, None], _barred(widths, base_shape[1])[:, None]
+    peaks, best = np.empty(len(shapes)), np.empty(len(shapes), np.intp)
+    for start in range(0, len(shapes), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        surfaces = np.fft.irfft2(spectra[some] * base, s=(PAD, PAD))
+        lines = surfaces.reshape(len(surfaces), -1)
+        squares = np.einsum("ij,ij->i", lines, lines) / PAD**2 - lines.mean(axis=1) ** 2
+        surfaces += barred[0][some]
+        surfaces += barred[1][some]
+        best[some] = lines.argmax(axis=1)
+        peaks[some] = lines.max(axis=1) / np.sqrt(np.maximum(squares, 1e-18))
     taken: list[int] = []
-    for peak, i, top, left in sorted(peaks, reverse=True):
-        if peak < _PEAK or len(taken) == _GUESSES:
+    for i in np.argsort(-peaks, kind="stable").tolist():
+        if peaks[i] < _PEAK or len(taken) == _GUESSES:
             return
         if all(abs(i - j) > 1 for j in taken):
             taken.append(i)
-            yield _shared(one, other, shapes[i], base_shape, (top, left))
+            top, left = divmod(int(best[i]), PAD)
+            offset = _signed(top, base_shape[0]), _signed(left, base_shape[1])
+            yield _shared(one, other, shapes[i], base_shape, offset)
 
 
 def _signed(offset: int, length: int) -> int:
@@ -126,15 +125,14 @@ def _signed(offset: int, length: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _allowed(shape: Shape, other: Shape) -> NDArray[np.bool_]:
-    """Mark the offsets at which enough of two rectangles overlaps; (PAD, PAD)."""
-    axes = []
-    for length, other_length in zip(shape, other, strict=True):
-        offsets = np.arange(PAD)
-        offsets = np.where(offsets < other_length, offsets, offsets - PAD)
-        shared = np.minimum(other_length, offsets + length) - np.maximum(0, offsets)
-        axes.append(shared >= _OVERLAP * min(length, other_length))
-    return np.logical_and.outer(*axes)
+def _barred(lengths: tuple[int, ...], other: int) -> Grey:
+    """Return -inf for the offsets at which too little of two lengths overlaps, otherwise 0;
+    (lengths, PAD)."""
+    length, offsets = np.array(lengths)[:, None], np.arange(PAD)
+    offsets = np.where(offsets < other, offsets, offsets - PAD)
+    shared = np.minimum(other, offsets + length) - np.maximum(0, offsets)
+    enough = shared >= _OVERLAP * np.minimum(length, other)
+    return np.where(enough, np.float32(0), np.float32(-np.inf))
 
 
 def _shared(
@@ -160,25 +158,9 @@ def _box(sides: list[tuple[float, float]]) -> Box:
 # ------------------------------------------------------------------ examining
 
 
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """Two pictures over each other, block by block: arrays of (rows, columns)."""
-
-    shape: Shape
-    """Of the grid in pixels."""
-    correlation: Grey
-    down: Grey
-    """Where the other picture's block lies, in pixels of the grid."""
-    right: Grey
-    textured: NDArray[np.bool_]
-    """In either picture."""
-    comparable: NDArray[np.bool_]
-    """In both."""
-
-
 def _examine(one: Look, other: Look, box: Box, other_box: Box) -> Evidence:
     """Refine one guess and count what agrees."""
-    found = _search(*_grids(one, other, box, other_box, _ROUGH))
+    found = search(*_grids(one, other, box, other_box, ROUGH))
     evidence = Evidence()
     for _ in range(_STEPS):
         likely = found.comparable & (found.correlation > _LIKELY)
@@ -187,7 +169,7 @@ def _examine(one: Look, other: Look, box: Box, other_box: Box) -> Evidence:
         box, other_box = _inside(other, box, _moved(other_box, found, likely))
         if _least_side(box) < _SMALLEST or _least_side(other_box) < _SMALLEST:
             break
-        found = _track(*_grids(one, other, box, other_box, _FINE))
+        found = track(*_grids(one, other, box, other_box, FINE))
         evidence = _evidence(found)
         if evidence.same:
             break
@@ -198,9 +180,9 @@ def _least_side(box: Box) -> float:
     return min(box[2] - box[0], box[3] - box[1])
 
 
-def _evidence(found: _Blocks) -> Evidence:
+def _evidence(found: Blocks) -> Evidence:
     agreement = (found.correlation - _CORRELATED) / (1 - _CORRELATED)
-    agreement *= found.comparable & (np.hypot(found.down, found.right) < _EXACT)
+    agreement *= found.comparable & (np.hypot(*found.shifts()) < _EXACT)
     textured = int(np.count_nonzero(found.textured))
     return Evidence(
         int(np.count_nonzero(agreement > 0)),
@@ -213,116 +195,26 @@ def _grids(one: Look, other: Look, box: Box, other_box: Box, side: int) -> tuple
     """Return both parts on one grid of whole blocks, without their soft shades."""
     height = (box[2] - box[0] + other_box[2] - other_box[0]) / 2
     width = (box[3] - box[1] + other_box[3] - other_box[1]) / 2
-    block = side // _CELLS
-    scale = _CELLS / max(height, width)
+    block = side // CELLS
+    scale = CELLS / max(height, width)
     shape = max(2, round(height * scale)) * block, max(2, round(width * scale)) * block
     grids = [sample(one.grey, box, shape), sample(other.grey, other_box, shape)]
     first, second = (grid - blur(grid, side // 20) for grid in grids)
     return first, second
 
 
-def _sums(grids: Grey, block: int) -> Grey:
-    """Sum (..., h, w) over its blocks."""
-    *rest, height, width = grids.shape
-    rows = np.add.reduce(grids.reshape(*rest, height // block, block, width), axis=-2)
-    sums: Grey = np.add.reduce(rows.reshape(*rows.shape[:-1], width // block, block), axis=-1)
-    return sums
-
-
-def _search(first: Grey, second: Grey) -> _Blocks:
-    """Find each block of `first` in `second`, to a part of a pixel, by trying offsets."""
-    block, tries = _ROUGH // _CELLS, 2 * _REACH + 1
-    noise = np.float32(_NOISE * block * block)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(second, _REACH), first.shape)
-    squares = np.lib.stride_tricks.sliding_window_view(np.pad(second**2, _REACH), first.shape)
-    energy, other_energy = _sums(first**2, block), _sums(squares, block)
-    products = _sums(windows * first, block)
-    scores = products / np.sqrt((energy + noise) * (other_energy + noise))
-    flat = scores.reshape(tries * tries, *energy.shape)
-    best = flat.argmax(axis=0)
-    down, right = np.divmod(best, tries)
-    at = np.ogrid[: energy.shape[0], : energy.shape[1]]
-    parts = []
-    for axis, middle in ((0, down), (1, right)):
-        inner = np.clip(middle, 1, tries - 2)
-        low, mid, high = (
-            scores[(inner + d, right, *at) if axis == 0 else (down, inner + d, *at)]
-            for d in (-1, 0, 1)
-        )
-        bend = np.minimum(low - 2 * mid + high, np.float32(-1e-6))
-        parts.append(inner - _REACH + np.clip((low - high) / (2 * bend), -1, 1))
-    return _blocks(
-        first.shape,
-        flat.max(axis=0),
-        (parts[0], parts[1]),
-        (energy, other_energy[_REACH, _REACH]),
-        block,
-    )
-
-
-def _track(first: Grey, second: Grey) -> _Blocks:
-    """Tell how far each block is off by the slope of its shades (Lucas & Kanade)."""
-    block = _FINE // _CELLS
-    noise = np.float32(_NOISE * block * block)
-    across, along = np.gradient(first)
-    stack = np.stack(
-        [
-            first * first,
-            second * second,
-            first * second,
-            across * across,
-            along * along,
-            across * along,
-            across * first,
-            along * first,
-            across * second,
-            along * second,
-        ]
-    )
-    aa, bb, ab, yy, xx, xy, ya, xa, yb, xb = _sums(stack, block)
-    correlation = ab / np.sqrt((aa + noise) * (bb + noise))
-    gain = ab / (bb + noise)
-    # The other picture, made as strong as the first, differs from it by slope x shift.
-    off_y, off_x = ya - gain * yb, xa - gain * xb
-    slack = np.float32(0.02) * (yy + xx) + noise * np.float32(0.1)
-    yy, xx = yy + slack, xx + slack
-    determinant = yy * xx - xy * xy
-    down = (xx * off_y - xy * off_x) / determinant
-    right = (yy * off_x - xy * off_y) / determinant
-    return _blocks(first.shape, correlation, (down, right), (aa, bb), block)
-
-
-def _blocks(
-    shape: tuple[int, ...],
-    correlation: Grey,
-    shifts: tuple[Grey, Grey],
-    energies: tuple[Grey, Grey],
-    block: int,
-) -> _Blocks:
-    least = np.float32((_TEXTURE * block) ** 2)
-    return _Blocks(
-        (shape[0], shape[1]),
-        correlation,
-        *shifts,
-        np.maximum(*energies) > least,
-        np.minimum(*energies) > least,
-    )
-
-
-def _moved(box: Box, found: _Blocks, used: NDArray[np.bool_]) -> Box:
+def _moved(box: Box, found: Blocks, used: NDArray[np.bool_]) -> Box:
     """Return where the other picture's part lies by the blocks that are used."""
     height, width = found.shape
-    rows, columns = found.correlation.shape
-    y = ((np.arange(rows) + 0.5) * height / rows - height / 2)[:, None].repeat(columns, 1)[used]
-    x = ((np.arange(columns) + 0.5) * width / columns - width / 2)[None].repeat(rows, 0)[used]
-    down, right = found.down[used], found.right[used]
-    base = np.square(found.correlation[used])
+    at = _centres(height, width, found.correlation.shape[0])[:, used]
+    shifts = np.stack([shift[used] for shift in found.shifts()], dtype=np.float64)
+    base = np.square(found.correlation[used], dtype=np.float64)
     trust = base
     for _ in range(3):  # blocks that others contradict count less (Cauchy's weights)
-        move_y, grow_y = _line(y, down, trust)
-        move_x, grow_x = _line(x, right, trust)
-        error = np.hypot(down - move_y - grow_y * y, right - move_x - grow_x * x)
-        trust = base / (1 + (error / _EXACT) ** 2)
+        move, grow = _lines(at, shifts, trust)
+        errors = np.square(shifts - move - grow * at).sum(axis=0)
+        trust = base / (1 + errors / _EXACT**2)
+    (move_y, move_x), (grow_y, grow_x) = move.ravel().tolist(), grow.ravel().tolist()
     unit_y, unit_x = (box[2] - box[0]) / height, (box[3] - box[1]) / width
     return (
         box[0] + (move_y - grow_y * height / 2) * unit_y,
@@ -332,13 +224,30 @@ def _moved(box: Box, found: _Blocks, used: NDArray[np.bool_]) -> Box:
     )
 
 
-def _line(at: Grey, value: Grey, weight: Grey) -> tuple[float, float]:
-    """Fit value = a + b * at by weighted least squares, b held back where `at` tells little."""
-    total = float(weight.sum()) + 1e-6
-    middle = float((weight * at).sum()) / total
-    spread = float((weight * (at - middle) ** 2).sum()) + total * 25.0
-    slope = float((weight * (at - middle) * value).sum()) / spread
-    return float((weight * value).sum()) / total - slope * middle, slope
+@lru_cache(maxsize=64)
+def _centres(height: int, width: int, rows: int) -> NDArray[np.float64]:
+    """Return where blocks are, by pixels down and right of the middle; (2, rows, columns)."""
+    block = height // rows
+    down, right = (
+        np.arange(block / 2, side, block, dtype=np.float64) - side / 2 for side in (height, width)
+    )
+    return np.stack(np.meshgrid(down, right, indexing="ij"))
+
+
+def _lines(
+    at: NDArray[np.float64], value: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fit value = a + b * at to rows of (2, n) by weighted least squares; a and b, (2, 1).
+
+    `b` is held back where `at` tells little.
+    """
+    total = weight.sum() + 1e-6
+    middle = (np.einsum("ij,j->i", at, weight) / total)[:, None]
+    away = at - middle
+    pull = away * weight
+    spread = np.einsum("ij,ij->i", pull, away) + total * 25.0
+    slope = (np.einsum("ij,ij->i", pull, value) / spread)[:, None]
+    return (np.einsum("ij,j->i", value, weight) / total)[:, None] - slope * middle, slope
 
 
 def _inside(other: Look, box: Box, other_box: Box) -> tuple[Box, Box]:
