@@ -22,8 +22,11 @@ _TOWER = {
 }
 
 
-def tiny_clip(folder: Path, seed: int = 0, **preprocessing: Any) -> Path:
-    """Save a CLIP of 16 dimensions into `folder`; `preprocessing` overrides the processor."""
+def tiny_clip(folder: Path, seed: int = 0, side: int = SIDE, **preprocessing: Any) -> Path:
+    """Save a CLIP of 16 dimensions into `folder`; `preprocessing` overrides the processor.
+
+    It sees squares of `side` px in patches of 8 x 8.
+    """
     import torch
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
@@ -31,7 +34,7 @@ def tiny_clip(folder: Path, seed: int = 0, **preprocessing: Any) -> Path:
     end = len(_vocabulary()) - 1
     config = CLIPConfig(
         projection_dim=16,
-        vision_config={"image_size": SIDE, "patch_size": 8, **tower},
+        vision_config={"image_size": side, "patch_size": 8, **tower},
         text_config={
             "vocab_size": end + 1,
             "max_position_embeddings": CONTEXT,
@@ -42,8 +45,8 @@ def tiny_clip(folder: Path, seed: int = 0, **preprocessing: Any) -> Path:
         },
     )
     shape = {
-        "size": {"shortest_edge": SIDE},
-        "crop_size": {"height": SIDE, "width": SIDE},
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
         **preprocessing,
     }
     torch.manual_seed(seed)

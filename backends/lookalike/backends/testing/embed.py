@@ -20,7 +20,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from lookalike.backends.embed.base import Embedder, EmbedderOptions, TextEmbedder
+from lookalike.backends.embed.base import (
+    Embedder,
+    EmbedderOptions,
+    PatchEmbedder,
+    PatchVectors,
+    TextEmbedder,
+    Window,
+)
 from lookalike.backends.types import RgbImage, Vectors
 
 SAME = 0.99999
@@ -181,6 +188,76 @@ class EmbedderConformance:
         alone = embedder.embed_texts([short])
         assert cosines(found.vectors[:1], alone.vectors)[0] >= SAME
 
+    def test_patches_are_finite_float32_rows_of_length_one(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: leave out the token of the whole picture, normalise in float32 last."""
+        patches = _embed_patches(embedder, pictures[:5])
+        count, rows, columns, dim = patches.shape
+        assert count == 5
+        assert rows * columns > 1
+        assert dim > 0
+        assert patches.dtype == np.float32
+        assert patches.flags.c_contiguous
+        np.testing.assert_allclose(np.linalg.norm(patches, axis=3), 1, atol=1e-4)
+        assert _patches_of(embedder).patches_know_texts in (True, False)
+        if _patches_of(embedder).patches_know_texts:
+            assert isinstance(embedder, TextEmbedder)
+            assert dim == embedder.dim
+
+    def test_patches_of_a_batch_of_one_equal_those_of_a_batch_of_many(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: as for vectors; grids must also be in the order of the pictures."""
+        together = _embed_patches(embedder, pictures[:6])
+        for picture, grid in zip(pictures[:6], together, strict=True):
+            [alone] = _embed_patches(embedder, [picture])
+            dim = grid.shape[-1]
+            assert cosines(grid.reshape(-1, dim), alone.reshape(-1, dim)).min() >= SAME
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (4000, 10), (7, 129), (96, 128)])
+    def test_windows_of_patches_lie_inside_the_picture(
+        self, embedder: Embedder, shape: tuple[int, int]
+    ) -> None:
+        """Troubleshooting: fractions of the upright picture as `prepare` gets it, not pixels."""
+        window = _patches_of(embedder).patch_window(*shape)
+        assert isinstance(window, Window)
+        for start, side in ((window.left, window.width), (window.top, window.height)):
+            assert -1e-9 <= start < start + side <= 1 + 1e-9
+
+    def test_what_is_outside_of_the_window_changes_no_patch(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: the window is too small, or at the wrong place."""
+        for picture in pictures[:3]:
+            rows, columns = _inside(_patches_of(embedder), picture, margin=0.05)
+            changed = 255 - picture
+            changed[rows, columns] = picture[rows, columns]
+            before, after = _embed_patches(embedder, [picture, changed])
+            dim = before.shape[-1]
+            assert cosines(before.reshape(-1, dim), after.reshape(-1, dim)).min() >= SAME
+
+    def test_what_changes_in_a_corner_changes_the_patches_of_that_corner(
+        self, embedder: Embedder, pictures: list[RgbImage]
+    ) -> None:
+        """Troubleshooting: rows are counted downwards, columns to the right, rows come first."""
+        for picture in pictures[:3]:
+            for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                changed = picture.copy()
+                rows, columns = _inside(_patches_of(embedder), picture)
+                quarter = _half(rows, down), _half(columns, right)
+                changed[quarter] = 255 - changed[quarter]
+                before, after = _embed_patches(embedder, [picture, changed])
+                moved = 1 - (before * after).sum(axis=2)
+                sums = {
+                    (d, r): moved[_half(slice(0, moved.shape[0]), d)][
+                        :, _half(slice(0, moved.shape[1]), r)
+                    ].sum()
+                    for d in (0, 1)
+                    for r in (0, 1)
+                }
+                assert max(sums, key=lambda corner: sums[corner]) == (down, right)
+
     def test_no_claim_is_overridden_without_a_reason(self) -> None:
         """Troubleshooting: mark the override with `@pytest.mark.xfail(reason="...")`."""
         for name, claim in vars(EmbedderConformance).items():
@@ -190,3 +267,33 @@ class EmbedderConformance:
                 assert any(mark.kwargs.get("reason") for mark in marks), (
                     f"{name} is overridden without xfail(reason=...)"
                 )
+
+
+def _patches_of(embedder: Embedder) -> PatchEmbedder:
+    if not isinstance(embedder, PatchEmbedder):
+        pytest.skip("this embedder has no patches")
+    return embedder
+
+
+def _embed_patches(embedder: Embedder, pictures: list[RgbImage]) -> PatchVectors:
+    seer = _patches_of(embedder)
+    return seer.embed_patches([seer.prepare(picture) for picture in pictures])
+
+
+def _inside(embedder: PatchEmbedder, picture: RgbImage, margin: float = 0.0) -> tuple[slice, slice]:
+    """Return the rows and columns of the window; a margin, for resizing looks at neighbours."""
+    height, width = picture.shape[:2]
+    window = embedder.patch_window(height, width)
+    sides = []
+    for start, side, pixels in (
+        (window.top, window.height, height),
+        (window.left, window.width, width),
+    ):
+        first, last = (start - margin) * pixels, (start + side + margin) * pixels
+        sides.append(slice(max(0, int(first)), min(pixels, int(np.ceil(last)))))
+    return sides[0], sides[1]
+
+
+def _half(whole: slice, second: int) -> slice:
+    middle = (whole.start + whole.stop) // 2
+    return slice(middle, whole.stop) if second else slice(whole.start, middle)
