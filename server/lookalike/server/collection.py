@@ -84,6 +84,7 @@ class Collection:
         self._engine: Engine | None = None
         self._engine_dim = 0
         self._dropping: Future[None] | None = None
+        self._failure = ""  # why there is no engine, for people
         self._level = threading.Event()
         """Set while the engine holds what the store holds."""
 
@@ -95,12 +96,22 @@ class Collection:
     def number(self) -> int:
         return self.record.number
 
-    def open(self) -> None:
-        """Open the engine, level with the store, in place of the one that was there."""
+    def open(self, *, look: bool = False) -> None:
+        """Open the engine, level with the store, in place of the one that was there.
+
+        With `look`, every row is read first, and damaged ones left out.
+        """
         self._level.clear()
         if self._engine is not None:
             self._engine.close()  # two must not share a folder; the old one may still answer
-        self._engine = self._open_engine(self.record)
+        try:
+            if look:
+                self._store.look_for_damage(self.number)
+            self._engine = self._open_engine(self.record)
+        except DataLoss as error:
+            self._failure = f"The collection {self.name!r} cannot be opened. {error.message}"
+            raise
+        self._failure = ""
         self._engine_dim = self.record.config.dimension
         self._level.set()
 
@@ -119,8 +130,10 @@ class Collection:
 
     @property
     def engine(self) -> Engine:
-        """The engine; raises CollectionLoading while there is none."""
+        """The engine; raises CollectionLoading while there is none, or why there will be none."""
         if (engine := self._engine) is None:
+            if self._failure:
+                raise DataLoss(self._failure, collection=self.name)
             raise CollectionLoading(
                 f"The collection {self.name!r} is being loaded; try again.",
                 retry_after_s=0.5,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from lookalike.backends.errors import (
     CollectionExists,
     CollectionNotFound,
     InvalidArgument,
+    ReadOnly,
 )
 from lookalike.backends.files import Files
 from lookalike.backends.index import auto
@@ -114,6 +114,11 @@ class Library:
 
     # ------------------------------------------------------------ collections
 
+    def check_writable(self) -> None:
+        """Raise ReadOnly if nothing can be stored."""
+        if self._store.read_only:
+            raise ReadOnly("This server only reads; nothing was changed. Ask one that may write.")
+
     def collection(self, name: str, *, create: bool = False) -> Collection:
         """Return the collection `name` ("" = default). Raises CollectionNotFound.
 
@@ -183,7 +188,7 @@ class Library:
             reach("library.delete.stored")
             del self._by_name[name], self._by_number[found.number]
         found.close(snapshot=False)
-        shutil.rmtree(self._folder(found.number), ignore_errors=True)
+        self._files.remove_tree(self._folder(found.number))
         return count
 
     # --------------------------------------------------------------- insides
@@ -238,8 +243,7 @@ class Library:
     def _open_all(self) -> None:
         for collection in list(self._by_number.values()):
             try:
-                self._store.look_for_damage(collection.number)
-                collection.open()
+                collection.open(look=True)
             except Exception:
                 _log.exception("collection cannot be opened name=%s", collection.name)
         reach("library.opened")
@@ -266,7 +270,7 @@ class Library:
             for folder in self._indexes.iterdir():
                 if folder.name not in known:
                     reach("library.sweep.before")
-                    shutil.rmtree(folder, ignore_errors=True)
+                    self._files.remove_tree(folder)
 
 
 def _same(old: CollectionConfig, new: CollectionConfig) -> bool:
