@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,16 +145,12 @@ DAMAGE = ("none", "flip", "truncate", "delete", "all", "older")
 
 def copied(source: Path, target: Path) -> None:
     """Copy a folder as it is this moment; what vanishes meanwhile is left out."""
-    for entry in source.rglob("*"):
-        try:
-            place = target / entry.relative_to(source)
-            if entry.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-            else:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(entry, place)
-        except FileNotFoundError:
-            continue
+    for place, _, files in os.walk(source):  # which passes over what has vanished
+        there = target / Path(place).relative_to(source)
+        there.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            with suppress(FileNotFoundError):
+                shutil.copyfile(Path(place) / name, there / name)
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:

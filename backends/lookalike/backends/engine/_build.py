@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from lookalike.backends.engine._part import Part, Segment
+from lookalike.backends.engine._probe import raised
 from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.engine._view import View
 from lookalike.backends.errors import LookalikeError
@@ -32,7 +33,11 @@ def outgrown(view: View, spec: IndexSpec, dim: int) -> list[Part]:
     "auto" chooses by the size of the whole, since every search visits every
     segment; one that was made while the whole was small is not left behind.
     """
-    plain = [p for p in view.parts if p.segment.index and p.segment.spec.backend == "exact"]
+    plain = [
+        p
+        for p in view.parts
+        if p.segment.index and p.segment.spec.backend == "exact" and not p.segment.effort
+    ]
     if not plain:
         return []
     try:
@@ -75,6 +80,7 @@ def build_segment(
     whole: int,
     threads: int,
     progress: Progress,
+    effort: int = 0,
     fall_back: bool,
 ) -> Segment:
     """Build one segment over the live rows of some parts, at least one row.
@@ -97,7 +103,7 @@ def build_segment(
             vectors, mapped = _in_memory(len(keys), dim, blocks()), False
         index: VectorIndex | None = None
         try:
-            spec = auto.choose(spec, max(whole, len(keys)), dim)
+            spec = raised(auto.choose(spec, max(whole, len(keys)), dim), effort)
             cls = indexes.resolve(spec.backend)
             index = cls.build(spec, vectors, threads=threads, progress=progress)
         except Abandoned:
@@ -108,7 +114,7 @@ def build_segment(
                 raise
             log.exception("index not built, comparing exactly: backend=%s", spec.backend)
         progress("build", len(keys), len(keys))
-        return Segment(number, keys, vectors, spec, index, mapped=mapped)
+        return Segment(number, keys, vectors, spec, index, mapped=mapped, effort=effort)
     except BaseException:
         disk.abandon(number)
         raise

@@ -19,7 +19,9 @@ import numpy as np
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine._build import Abandoned, build_segment, outgrown, plan
 from lookalike.backends.engine._holding import LocalHolding
+from lookalike.backends.engine._options import Options
 from lookalike.backends.engine._part import Part, Segment
+from lookalike.backends.engine._probe import Probe, next_effort
 from lookalike.backends.engine._recover import load_segments, reconcile
 from lookalike.backends.engine._scan import checked, merge
 from lookalike.backends.engine._snapshot import Disk
@@ -27,7 +29,6 @@ from lookalike.backends.engine._view import Delta, View, first_room
 from lookalike.backends.engine.base import Engine, EngineConfig, EngineStats, Truth
 from lookalike.backends.errors import (
     DimensionMismatch,
-    InvalidArgument,
     Unavailable,
     VectorNotFinite,
 )
@@ -44,11 +45,6 @@ from lookalike.backends.types import (
 
 log = logging.getLogger(__name__)
 
-DELTA_LIMIT = 8192
-"""Rows without an index before they become a segment."""
-IDLE_S = 3
-"""Seconds without a commit after which fewer rows become a segment too: comparing
-4,096 rows of 512 takes 0.25 ms a search, twice what the graph beside them takes."""
 IDLE_ROWS = 256
 """Fewer are left where they are."""
 RETRY_S = (5.0, 30.0, 300.0)
@@ -58,9 +54,8 @@ RETRY_S = (5.0, 30.0, 300.0)
 class LocalEngine(Engine):
     """Holds the vectors in this process.
 
-    Options: `delta_limit` (rows compared exactly before they are built into a
-    segment, default 8192), `idle_s` (whole seconds without a commit after which
-    fewer are, default 3), `build_threads` (default 1).
+    Options: see `_options`. In the background rows get an index, and rows that an index
+    has hidden are looked for: see `_probe`.
     """
 
     @classmethod
@@ -84,9 +79,9 @@ class LocalEngine(Engine):
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._spec = replace(config.index, metric=config.metric)
-        limit = _whole(config, "delta_limit", DELTA_LIMIT)
-        self._threads = _whole(config, "build_threads", 1)
-        self._idle_s = _whole(config, "idle_s", IDLE_S)
+        self._options = Options.of(config.options)
+        self._probe = Probe(config.metric, self._options.probe_percent)
+        limit = self._options.delta_limit
         self._disk = Disk(config.directory, config.files)
         self._view = View.of((), Delta.empty(config.dim, first_room(limit)), 0, limit)
         self._recovered = ""
@@ -154,7 +149,11 @@ class LocalEngine(Engine):
             self._view = self._view.changed(changes.seq, removed, added, vectors)
             if len(added):
                 self._changed = time.monotonic()
-            if self._work_waits() or before < IDLE_ROWS <= self._view.waiting:
+            if (
+                self._work_waits()
+                or before < IDLE_ROWS <= self._view.waiting
+                or (len(removed) and self._probe.pause_s(self._view) == 0.0)
+            ):
                 self._state.notify_all()
 
     def _incoming(self, changes: Changes) -> tuple[Keys, Vectors]:
@@ -220,7 +219,13 @@ class LocalEngine(Engine):
             raise Abandoned
 
     def _build(
-        self, inputs: Sequence[Part], spec: IndexSpec, progress: Progress, *, fall_back: bool
+        self,
+        inputs: Sequence[Part],
+        spec: IndexSpec,
+        progress: Progress,
+        *,
+        effort: int = 0,
+        fall_back: bool,
     ) -> None:
         """Build one segment out of the inputs and put it in their place."""
         built: Segment | None = None
@@ -231,8 +236,9 @@ class LocalEngine(Engine):
                 self._config.dim,
                 self._disk,
                 whole=self._view.count,
-                threads=self._threads,
+                threads=self._options.build_threads,
                 progress=progress,
+                effort=effort,
                 fall_back=fall_back,
             )
         reach("engine.build.done")
@@ -250,29 +256,33 @@ class LocalEngine(Engine):
             view.overfull
             or bool(view.withered)
             or bool(outgrown(view, self._spec, self._config.dim))
+            or self._probe.short(view) is not None
         )
 
     def _idle_in(self) -> float | None:
         """Return the seconds until the rows that wait are sealed for want of others."""
         if self._view.waiting < IDLE_ROWS:
             return None
-        return max(0.0, self._changed + self._idle_s - time.monotonic())
+        return max(0.0, self._changed + self._options.idle_s - time.monotonic())
 
     def _run(self) -> None:
-        """Build and save whatever waits, until the engine is closed."""
+        """Build and save whatever waits, and look at what is built, until the engine is closed."""
         while True:
             with self._state:
                 self._building = False
                 while not self._closing and (self._rebuilds or not self._work_waits()):
-                    idle_in = None if self._rebuilds else self._idle_in()
-                    if idle_in == 0.0:
+                    pause_s = None if self._rebuilds else self._pause_s()
+                    if pause_s == 0.0:
                         break
-                    self._state.wait(idle_in)
+                    self._state.wait(pause_s)
                 if self._closing:
                     return
-                self._building = True
+                self._building = self._work_waits() or self._idle_in() == 0.0
             try:
-                self._build_waiting()
+                if self._building:
+                    self._build_waiting()
+                else:
+                    self._probe.look(self._view)
                 self._failures = 0
             except Abandoned:
                 pass
@@ -283,6 +293,11 @@ class LocalEngine(Engine):
                     self._failures += 1
                     self._state.wait_for(lambda: self._closing, pause)
 
+    def _pause_s(self) -> float | None:
+        """Return the seconds until the builder has something to do; None if nothing comes."""
+        pauses = [p for p in (self._idle_in(), self._probe.pause_s(self._view)) if p is not None]
+        return min(pauses, default=None)
+
     def _build_waiting(self) -> None:
         with self._builds:
             with self._state:
@@ -290,11 +305,16 @@ class LocalEngine(Engine):
                 if fresh:
                     self._view = self._view.frozen()
                 spec = self._spec
-                inputs = plan(self._view, spec, self._config.dim, fresh=fresh)
+                short = None if fresh else self._probe.short(self._view)
+                if short is None:
+                    inputs = plan(self._view, spec, self._config.dim, fresh=fresh)
+                    effort = max((part.segment.effort for part in inputs), default=0)
+                else:
+                    inputs, effort = [short], next_effort(short)
             if any(part.segment.sealed for part in inputs):
                 reach("engine.merge.before")
             if inputs:
-                self._build(inputs, spec, self._background, fall_back=True)
+                self._build(inputs, spec, self._background, effort=effort, fall_back=True)
                 self._save()
 
     # -- keeping -----------------------------------------------------------------
@@ -338,7 +358,11 @@ class LocalEngine(Engine):
         return EngineStats(
             count=view.count,
             indexed=sum(part.count for part in view.parts if part.segment.index is not None),
-            segments=[part.describe() for part in view.parts if part.segment.sealed],
+            segments=[
+                part.describe(self._probe.reading(part))
+                for part in view.parts
+                if part.segment.sealed
+            ],
             building=building,
             recovered=self._recovered,
             memory_bytes=sum(part.memory_bytes for part in view.every),
@@ -362,20 +386,3 @@ class LocalEngine(Engine):
             self._builder.join()
         with self._builds, self._saves:
             pass  # a rebuild that was stopped has removed its files
-
-
-def _whole(config: EngineConfig, name: str, default: int) -> int:
-    unknown = sorted(set(config.options) - {"build_threads", "delta_limit", "idle_s"})
-    if unknown:
-        raise InvalidArgument(
-            f"The local engine has no option {unknown[0]!r}. "
-            "Known: build_threads, delta_limit, idle_s.",
-            field=f"options.{unknown[0]}",
-        )
-    value = config.options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidArgument(
-            f"The option {name} must be a whole number of at least 1, not {value!r}.",
-            field=f"options.{name}",
-        )
-    return value

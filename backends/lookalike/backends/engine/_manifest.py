@@ -45,6 +45,8 @@ class SegmentRecord:
     count: int
     spec: IndexSpec
     files: dict[str, FileRecord]
+    effort: int = 0
+    """As in `Segment`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +138,5 @@ def _segment_record(entry: dict[str, object]) -> SegmentRecord:
     if not (isinstance(files, dict) and isinstance(spec, dict)):
         raise TypeError("not a segment")
     records = {key: FileRecord(int(f["size"]), str(f["sha256"])) for key, f in files.items()}
-    return SegmentRecord(name, int(str(entry["count"])), spec_from_json(spec), records)
+    count, effort = int(str(entry["count"])), int(str(entry.get("effort", 0)))
+    return SegmentRecord(name, count, spec_from_json(spec), records, effort)

@@ -44,6 +44,8 @@ class Segment:
     """True if `vectors` lie in a file rather than in memory."""
     sealed: bool = True
     """False for fresh rows, which wait for their index."""
+    effort: int = 0
+    """How much harder than `spec` was asked for the index tries, since others fell short."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,9 +108,10 @@ class Part:
         held += 0 if segment.mapped else segment.vectors.nbytes
         return held + (0 if segment.index is None else segment.index.memory_bytes)
 
-    def describe(self) -> dict[str, object]:
-        """Return what `EngineStats.segments` says of one segment."""
+    def describe(self, probed: dict[str, object]) -> dict[str, object]:
+        """Return what `EngineStats.segments` says of one segment; `probed` as `Probe` reads."""
         index, algorithm = self.segment.index, self.segment.spec.algorithm
+        effort = {"effort": self.segment.effort} if self.segment.effort else {}
         return {
             "backend": "" if index is None else self.segment.spec.backend,
             "algorithm": type(algorithm).__name__.removesuffix("Params").lower()
@@ -116,7 +119,7 @@ class Part:
             else "",
             "count": len(self.segment.keys),
             "live": self.count,
-            "settings": {} if index is None else index.settings,
+            "settings": {} if index is None else {**index.settings, **effort, **probed},
         }
 
     def search(

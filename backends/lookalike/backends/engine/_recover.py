@@ -14,7 +14,7 @@ from lookalike.backends.engine.base import NO_SNAPSHOT, EngineConfig, Truth
 from lookalike.backends.errors import DataLoss, LookalikeError
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.registry import indexes
-from lookalike.backends.types import Keys, Vectors
+from lookalike.backends.types import FlatParams, IndexSpec, Keys, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,18 @@ def _load_segment(
         faults.append(str(doubt))
     except (LookalikeError, ValueError, RuntimeError, OSError, MemoryError) as error:
         faults.append(f"its index could not be loaded ({type(error).__name__})")
+    if index is not None and not index.exact and _wants_exact(config.index):
+        # Left behind by a disk that was full when another kind was asked for.
+        index = None
     number = disk.adopt(record, seq)
     sealed = index is not None
-    return Segment(number, keys, vectors, record.spec, index, mapped=True, sealed=sealed)
+    return Segment(
+        number, keys, vectors, record.spec, index, mapped=True, sealed=sealed, effort=record.effort
+    )
+
+
+def _wants_exact(spec: IndexSpec) -> bool:
+    return spec.backend == "exact" or isinstance(spec.algorithm, FlatParams)
 
 
 def _read(truth: Truth, keys: Keys) -> tuple[Keys, Vectors]:

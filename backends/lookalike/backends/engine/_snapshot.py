@@ -201,7 +201,7 @@ class Disk:
         self._files.rename(folder, self._directory / name)
         reach("engine.segment.renamed")
         self._building.pop(segment.number, None)
-        record = SegmentRecord(name, len(segment.keys), segment.spec, files)
+        record = SegmentRecord(name, len(segment.keys), segment.spec, files, segment.effort)
         self._saved[segment.number] = record
         return record
 
