@@ -34,7 +34,7 @@ def compare(client: Client, journal: Journal, rng: random.Random) -> int:
     Raises Violation. What is there is noted in the journal: from now on it is the truth.
     """
     seen: dict[Key, State | None] = {}
-    existing = {info.name for info in _asked(client.collections)}
+    existing = {info.name for info in asked(client.collections)}
     for name in sorted(journal.collections() | existing):
         histories = journal.items(name)
         own = histories.pop("", History())
@@ -55,7 +55,7 @@ def compare(client: Client, journal: Journal, rng: random.Random) -> int:
     return sum(state is not None for key, state in seen.items() if key[1])
 
 
-def _asked(call: Callable[[], T]) -> T:
+def asked(call: Callable[[], T]) -> T:
     """Make a call that must work."""
     try:
         return call()
@@ -68,9 +68,9 @@ def _asked(call: Callable[[], T]) -> T:
 
 
 def _stored(client: Client, name: str) -> dict[str, Item]:
-    items = _asked(lambda: list(client.list(collection=name, view="full")))
+    items = asked(lambda: list(client.list(collection=name, view="full")))
     found = {item.id: item for item in items}
-    if len(found) < len(items) or len(items) != _asked(lambda: client.count(collection=name)):
+    if len(found) < len(items) or len(items) != asked(lambda: client.count(collection=name)):
         raise Violation("every id is there once", f"{name}: {len(items)} items, {len(found)} ids")
     return found
 
@@ -118,7 +118,7 @@ def _compare_index(client: Client, name: str, items: Mapping[str, Item]) -> None
     ids = list(items)
     queries = [Query(vector=items[i].vector, k=3, view="id") for i in ids]
     queries.append(Query(vector=items[ids[0]].vector, k=EVERYTHING, view="id"))
-    *answers, everything = _asked(lambda: client.search_batch(queries, collection=name))
+    *answers, everything = asked(lambda: client.search_batch(queries, collection=name))
     found = [hit.id for hit in _result(name, everything)]
     if len(set(found)) < len(found):
         raise Violation("a search names each item once", f"{name}: {_twice(found)}")
@@ -161,7 +161,7 @@ def _compare_pictures(
         return
     contents = [int(items[i].metadata["content"]) for i in some]
     files = [encoded(upright(content), "PNG") for content in contents]
-    vectors = _asked(lambda: client.embed(images=files)).vectors
+    vectors = asked(lambda: client.embed(images=files)).vectors
     for item_id, content, expected in zip(some, contents, vectors, strict=True):
         vector = items[item_id].vector
         if (likeness := float(np.dot(vector, expected))) < _ALIKE:  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def _compare_pictures(
                 "a picture's vector is that of the upright picture",
                 f"{name}: {item_id}, content {content}: {likeness:.3f}",
             )
-        kept = _asked(partial(client.image, item_id, original=name == KEPT, collection=name))
+        kept = asked(partial(client.image, item_id, original=name == KEPT, collection=name))
         info = items[item_id].image
         if not kept.data or (
             name == KEPT and info and hashlib.sha256(kept.data).hexdigest() != info.sha256

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from durability.checks import compare
+from durability.checks import asked, compare
 from durability.contents import KEPT, PICTURES, VECTORS
 from durability.journal import Journal, Op
 from durability.serving import CONSTANTS, Orders, ServerProcess, Stable
@@ -41,8 +41,8 @@ OUTSIDE = frozenset(name for name in NAMES if name.startswith("restore."))
 """Points of programs that run while no server does; they have loops of their own."""
 OFTEN = ("store.commit", "store.mark", "store.engines", "store.answer")
 """Beginnings of the names of points that are passed many times a second."""
-PATIENCE_S = 6.0
-"""How long to wait for a crash point before killing from outside."""
+PATIENCE_S = 8.0
+"""How long to wait for a crash point, or for answers, before killing all the same."""
 
 
 @dataclass
@@ -101,27 +101,27 @@ class KillLoop:
         self._journal.close()
         self._stable.close()
 
-    def run(self, crash: str = "", longest_s: float = 1.2, count: int = 0) -> bool:
+    def run(self, crash: str = "", most_answers: int = 400) -> bool:
         """Start, compare, let the server die under traffic; return whether at `crash`.
 
-        `crash`: a crash point, "" for a random moment; `count`: which time it is passed,
-        0 for a random one. Raises Violation.
+        `crash`: a crash point, or "" for a random moment before so many answers. Raises
+        Violation.
         """
         before = self.tally.points[crash]
         if crash in AT_BIRTH:
             self.compare()
             self._journal.close()
             self._data, self._journal = self._new_data()
-        armed = f"{crash}:{count or self._count(crash)}" if crash else ""
+        armed = f"{crash}:{self._count(crash)}" if crash else ""
         if crash in AT_START:
             self._prepare(crash)
             self._die_starting(armed)
-            armed, longest_s = "", 0.3
+            armed, most_answers = "", 60
         elif self._rng.random() < self._second_kills:
             self._die_starting("")
         server, address = self._start(armed)
         if address and self._compare(server, address):
-            self._die_in_traffic(server, address, crash, longest_s if not armed else PATIENCE_S)
+            self._die_in_traffic(server, address, crash, armed, most_answers)
         return self.tally.points[crash] > before
 
     def compare(self) -> None:
@@ -200,22 +200,21 @@ class KillLoop:
 
     def _make(self, client: Client, name: str) -> None:
         self._journal.sent({(name, ""): Op(self._journal.number(), "create")})
-        make(client, lambda call: call(), name)
+        make(client, asked, name)
         self._journal.told({(name, ""): "created"})
 
     def _die_in_traffic(
-        self, server: ServerProcess, address: str, crash: str, longest_s: float
+        self, server: ServerProcess, address: str, crash: str, armed: str, most_answers: int
     ) -> None:
-        seed = f"{self._seed}/{self.tally.kills}"
-        traffic = Traffic(address, self._journal, seed, crash)
+        traffic = Traffic(address, self._journal, f"{self._seed}/{self.tally.kills}", crash)
+        waits_for_it = armed and crash not in AT_STOP
+        answers = self._journal.answered + self._rng.randint(1, most_answers)
         traffic.start()
-        ends = time.monotonic() + self._rng.uniform(0.05, longest_s)
-        if crash in AT_STOP:
-            ends = time.monotonic() + 0.3
-        elif crash:
-            ends = time.monotonic() + longest_s
-        while not server.wait(min(0.05, max(0.0, ends - time.monotonic()))):
-            if traffic.failed or time.monotonic() >= ends:
+        ends = time.monotonic() + PATIENCE_S
+        while not server.wait(self._rng.uniform(0.0, 0.02)) and not traffic.failed:
+            if time.monotonic() > ends:
+                break
+            if self._journal.answered >= answers and not waits_for_it:
                 break
         if crash in AT_STOP:
             server.terminate()

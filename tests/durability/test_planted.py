@@ -41,7 +41,7 @@ def hunt(name: str, folder: Path) -> tuple[Violation, int]:
     with KillLoop(folder, SEED, plants=[name], second_kills=0.0) as loop:
         try:
             for _ in range(LOOPS):
-                loop.run(plant.crash, longest_s=0.6)
+                loop.run(plant.crash, most_answers=200)
         except Violation as violation:
             return violation, loop.tally.kills
     pytest.fail(f"in {LOOPS} kills nobody noticed that {plant.what}")

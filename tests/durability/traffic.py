@@ -8,18 +8,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from durability.contents import KEPT, PICTURES, VECTORS, hash_of, new_item, vector
 from durability.journal import Journal, Key, Op
 from durability.violation import Violation
 from lookalike.client import Client, NewItem, WriteResult
 from lookalike.client.errors import (
+    Cancelled,
     CollectionNotFound,
+    Internal,
     ItemExists,
     ItemNotFound,
     LookalikeError,
     NotFound,
+    Unavailable,
 )
 
 T = TypeVar("T")
@@ -50,10 +53,7 @@ class Worker:
         except (ItemExists, ItemNotFound, CollectionNotFound):
             raise
         except LookalikeError as error:
-            if self.traffic.wait_over(5.0):
-                raise Gone from error
-            what = f"{type(error).__name__}: {error}"
-            raise Violation("a server that lives answers", f"{self.name}: {what}") from error
+            self.traffic.refused(self.name, error)
 
     def op(self, kind: str, collection: str, content: bool = True) -> Op:
         """Return the next operation of a kind, with a content of its own."""
@@ -118,7 +118,7 @@ class Batches(Worker):
             ops = {(VECTORS, i): self.op(kind, VECTORS) for i in chosen}
             self.journal.sent(ops)
             store(self, VECTORS, ops)
-            self.pause(0.02)
+            self.pause(0.1)
 
 
 class Editor(Worker):
@@ -135,7 +135,6 @@ class Editor(Worker):
             step(key)
             if self.collection == VECTORS:
                 self.look(key)
-            self.pause(0.01)
 
     def put(self, key: Key) -> None:
         ops = {key: self.op(self.rng.choice(("upsert", "skip")), self.collection)}
@@ -267,6 +266,13 @@ def make(client: Client, ask: Callable[[Callable[[], object]], object], name: st
             )
 
 
+def _may_be_the_end(error: LookalikeError) -> bool:
+    """Tell errors that a dying server causes from those that it gives as its answer."""
+    if isinstance(error, Unavailable | Cancelled) or error.reason == "CLIENT_CLOSED":
+        return True
+    return isinstance(error, Internal) and error.message.startswith("The call failed at")
+
+
 class Traffic:
     """All workers of one server's life. The owner starts it, and ends it after the kill."""
 
@@ -302,9 +308,9 @@ class Traffic:
     def wait_over(self, timeout_s: float) -> bool:
         return self._over.wait(timeout_s)
 
-    def refused(self, what: str, error: LookalikeError) -> None:
-        """Raise: one item failed, though nothing is wrong with it."""
-        if self.wait_over(5.0):
+    def refused(self, what: str, error: LookalikeError) -> NoReturn:
+        """Raise Gone if that is because the server died, or Violation."""
+        if _may_be_the_end(error) and self.wait_over(10.0):
             raise Gone from error
         raise Violation("a server that lives answers", f"{what}: {type(error).__name__}: {error}")
 
