@@ -22,7 +22,7 @@ from lookalike.server import backup as backup_module
 from lookalike.server.backup import TRAILER_BYTES, Backups, Manifest
 from lookalike.server.domain import Filter, ReadyItem, View, WriteMode
 from lookalike.server.restore import restore
-from lookalike.server.store import Store, Transaction
+from lookalike.server.store import ReadOnlyStore, Store, Transaction
 from lookalike.server.store import _backup as copying
 from lookalike.server.store import _moment as moments
 from lookalike.server.store import _writer as writing
@@ -346,3 +346,18 @@ def test_bytes_of_a_backup_are_what_its_trailer_says(filled: Store, tmp_path: Pa
     assert data[-TRAILER_BYTES:].startswith(b"lookalike backup")
     digest = hashlib.sha256(data[:-TRAILER_BYTES]).digest()
     assert data[-TRAILER_BYTES + 16 : -TRAILER_BYTES + 48] == digest
+
+
+def test_a_store_that_is_only_read_is_backed_up_without_a_trace(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "data")
+    put(store, create(store).number, [item(f"i{n}") for n in range(20)])
+    store.close()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    reading = ReadOnlyStore.open_unchanged(tmp_path / "data")
+    manifest = save(Backups(reading, version="1"), tmp_path / "b")
+    assert manifest.seq == reading.seq()
+    reading.close()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+    again = restored(tmp_path / "b", tmp_path / "new")
+    assert again.count(1, Filter()) == 20
+    again.close()

@@ -143,7 +143,12 @@ class App:
             models=models,
             jobs=jobs,
             verifier=Verifier(library, store),
-            backups=Backups(store, version=self._version, clock=self._clock),
+            backups=Backups(
+                store,
+                version=self._version,
+                clock=self._clock,
+                reserve_bytes=files.reserve_bytes,
+            ),
             exporter=Exporter(library, store, version=self._version),
             limits=limits,
             default_index=default_index,

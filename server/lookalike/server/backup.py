@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,14 +60,21 @@ class Backups:
     """
 
     def __init__(
-        self, store: Store, *, version: str, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        *,
+        version: str,
+        clock: Callable[[], float] = time.time,
+        reserve_bytes: int = 0,
     ) -> None:
         self._store = store
-        self._part = store.directory / _PART
         self._version = version
         self._clock = clock
+        self._reserve_bytes = reserve_bytes
+        """Room on the disk that a copy must not take, beside what is stored meanwhile."""
         self._making = threading.Lock()
-        self._part.unlink(missing_ok=True)
+        if not store.read_only:
+            (store.directory / _PART).unlink(missing_ok=True)
 
     @contextmanager
     def make(self, check: Callable[[], None]) -> Iterator[tuple[Manifest, Iterator[bytes]]]:
@@ -81,21 +89,35 @@ class Backups:
                 "Another backup is under way. Try again when it has ended.", retry_after_s=10.0
             )
         try:
-            manifest = self._copy(check)
-            with self._part.open("rb") as file:
-                yield manifest, _pieces(file.read, manifest)
+            with self._place() as part:
+                manifest = self._copy(part, check)
+                with part.open("rb") as file:
+                    yield manifest, _pieces(file.read, manifest)
         finally:
-            self._part.unlink(missing_ok=True)
             self._making.release()
             reach("backup.copy.removed")
 
-    def _copy(self, check: Callable[[], None]) -> Manifest:
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """Give the copy a place: in the data folder, unless that is not written at all."""
+        if self._store.read_only:
+            with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+                yield Path(folder) / _PART
+            return
+        part = self._store.directory / _PART
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _copy(self, part: Path, check: Callable[[], None]) -> Manifest:
         def pause(took_s: float) -> None:
             check()
             time.sleep(min(took_s, _LONGEST_PAUSE_S))
 
         with self._store.moment() as moment:
-            if shutil.disk_usage(self._part.parent).free < moment.size_bytes + _SPARE_BYTES:
+            spare = max(_SPARE_BYTES, self._reserve_bytes)
+            if shutil.disk_usage(part.parent).free < moment.size_bytes + spare:
                 raise DiskFull(
                     "A backup needs as much room in the data folder as the database has, "
                     f"{moment.size_bytes} bytes, for as long as it is made. Free space and try "
@@ -103,10 +125,10 @@ class Backups:
                     needed=moment.size_bytes,
                 )
             reach("backup.copy.before")
-            moment.copy_to(self._part, pause)
+            moment.copy_to(part, pause)
             manifest = Manifest(
                 seq=moment.seq,
-                size_bytes=self._part.stat().st_size,
+                size_bytes=part.stat().st_size,
                 store_id=moment.uuid,
                 format_version=moment.format_version,
                 server_version=self._version,
