@@ -240,19 +240,19 @@ class EmbedderConformance:
     def test_what_changes_in_a_corner_changes_the_patches_of_that_corner(
         self, embedder: Embedder, pictures: list[RgbImage]
     ) -> None:
-        """Troubleshooting: rows are counted downwards, columns to the right, rows come first."""
+        """Troubleshooting: the window is too large, or columns come before rows."""
         for picture in pictures[:3]:
             for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 changed = picture.copy()
                 rows, columns = _inside(_patches_of(embedder), picture)
-                quarter = _half(rows, down), _half(columns, right)
-                changed[quarter] = 255 - changed[quarter]
+                corner = _end(rows, down, 4), _end(columns, right, 4)
+                changed[corner] = 255 - changed[corner]
                 before, after = _embed_patches(embedder, [picture, changed])
                 moved = 1 - (before * after).sum(axis=2)
+                assert moved.max() > 1e-3
+                height, width = (slice(0, side) for side in moved.shape)
                 sums = {
-                    (d, r): moved[_half(slice(0, moved.shape[0]), d)][
-                        :, _half(slice(0, moved.shape[1]), r)
-                    ].sum()
+                    (d, r): moved[_end(height, d, 2), _end(width, r, 2)].sum()
                     for d in (0, 1)
                     for r in (0, 1)
                 }
@@ -294,6 +294,9 @@ def _inside(embedder: PatchEmbedder, picture: RgbImage, margin: float = 0.0) -> 
     return sides[0], sides[1]
 
 
-def _half(whole: slice, second: int) -> slice:
-    middle = (whole.start + whole.stop) // 2
-    return slice(middle, whole.stop) if second else slice(whole.start, middle)
+def _end(whole: slice, last: int, parts: int) -> slice:
+    """Return the first or the last of equal parts."""
+    length = -(-(whole.stop - whole.start) // parts)
+    return (
+        slice(whole.stop - length, whole.stop) if last else slice(whole.start, whole.start + length)
+    )
