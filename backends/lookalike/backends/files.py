@@ -14,10 +14,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 
 class Files:
     """The real file system. Any thread; it has no state but its reserve."""
+
+    read_only: ClassVar[bool] = False
+    """Whether every change fails; who would only waste time on it can ask."""
 
     def __init__(self, reserve_bytes: int = 0) -> None:
         self.reserve_bytes = reserve_bytes
@@ -102,6 +106,8 @@ class Files:
 
 class NoFiles(Files):
     """Changes nothing: everything that would raises OSError (EROFS)."""
+
+    read_only: ClassVar[bool] = True
 
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
         """Refuse, but for a folder that is there."""

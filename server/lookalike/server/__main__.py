@@ -43,6 +43,9 @@ _ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with settings.")
 ]
 _Data = Annotated[str | None, typer.Option(metavar="DIR", help="Folder to keep everything in.")]
+_ReadOnly = Annotated[
+    bool, typer.Option("--read-only", help="Write nothing into the folder; refuse all changes.")
+]
 _Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Address to listen on; port 0: any free.")
 ]
@@ -68,6 +71,7 @@ _LogFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help="text or 
 @app.command()
 def serve(
     data: _Data = None,
+    read_only: _ReadOnly = False,
     listen: _Listen = None,
     embedder: _Embedder = None,
     model: _Model = None,
@@ -83,6 +87,7 @@ def serve(
         {
             "server.listen": listen,
             "data.path": data,
+            "data.read_only": "true" if read_only else None,
             "index.backend": index,
             "engine.name": engine,
             "log.level": log_level,
@@ -215,7 +220,8 @@ def _serve(loaded: Loaded) -> int:
     if not stopped:
         print(  # noqa: T201 - the one line that scripts wait for
             f"lookalike {_version()} ready on {address} (embedder {config.default_model()}, "
-            f"index {config.index.backend}, data {config.data.path})",
+            f"index {config.index.backend}, data {config.data.path}"
+            f"{', read-only' if config.data.read_only else ''})",
             flush=True,
         )
     stop.wait()

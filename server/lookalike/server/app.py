@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from lookalike.backends.files import Files
+from lookalike.backends.errors import LookalikeError
+from lookalike.backends.files import Files, NoFiles
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
 from lookalike.server.backup import Backups
@@ -30,7 +31,7 @@ from lookalike.server.reembed import Reembed
 from lookalike.server.rpc.server import Domain, Front, check_address
 from lookalike.server.rpc.system import ServerFacts
 from lookalike.server.searcher import Searcher
-from lookalike.server.store import Store
+from lookalike.server.store import ReadOnlyStore, Store
 from lookalike.server.verifying import Verifier
 
 _log = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ class App:
         config = self._config
         check_address(config.server.listen)
         engines.resolve(config.engine.name)
-        files = Files(reserve_bytes=config.data.min_free_bytes)
-        store = Store.open(config.data.path, clock=self._clock, files=files)
+        files = NoFiles() if config.data.read_only else Files(config.data.min_free_bytes)
+        store = self._open_store(files)
         self._closing.callback(store.close)
         domain, library = self._compose(store, files)
         front = self._front = Front(
@@ -101,6 +102,15 @@ class App:
                 address,
             )
         return address
+
+    def _open_store(self, files: Files) -> Store:
+        folder = self._config.data.path
+        try:
+            if self._config.data.read_only:
+                return ReadOnlyStore.open_unchanged(folder)
+            return Store.open(folder, clock=self._clock, files=files)
+        except LookalikeError as error:  # goes to the operator, who is helped by the path
+            raise type(error)(f"{folder}: {error.message}") from error
 
     def _compose(self, store: Store, files: Files) -> tuple[Domain, Library]:
         """Build the domain. What is built last is closed first, but for the library.

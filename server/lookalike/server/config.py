@@ -230,7 +230,7 @@ def _files(named: Path | None) -> list[_Layer]:
         layers.append(_file(named))
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     for path in (Path("lookalike.toml"), Path(home) / "lookalike" / "config.toml"):
-        if path.is_file():
+        if os.path.isfile(path):  # a home that may not be looked into has none
             layers.append(_file(path))
     return layers
 

@@ -73,6 +73,8 @@ class DataSection(_Section):
     min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
     """Bytes of its disk that stay free, so that items can always be deleted; whatever would
     store more is refused with DISK_FULL. 0: none."""
+    read_only: bool = False
+    """Serve what is there and write nothing into the folder, which may be mounted read-only."""
 
 
 class ModelTable(_Section):

@@ -113,8 +113,9 @@ class Ingest:
         Returns before they are stored. `deadline` in `time.monotonic()` seconds
         bounds the waiting for a reader and for the model, not the writing.
 
-        Raises CollectionNotFound, CollectionLoading; never for one item's fault.
+        Raises CollectionNotFound, CollectionLoading, ReadOnly; never for one item's fault.
         """
+        self._library.check_writable()
         if not items:
             raise InputsEmpty("There is nothing to store: send at least one item.", field="items")
         target = self._library.collection(collection, create=True)

@@ -5,6 +5,7 @@ from lookalike.server.store._connect import lock
 from lookalike.server.store._facets import ValueCounts
 from lookalike.server.store._moment import Exported, Moment
 from lookalike.server.store._opening import RESTORE_PART
+from lookalike.server.store._read_only import ReadOnlyStore
 from lookalike.server.store._store import Store
 from lookalike.server.store._transaction import Transaction
 
@@ -13,6 +14,7 @@ __all__ = [
     "Adopted",
     "Exported",
     "Moment",
+    "ReadOnlyStore",
     "Store",
     "Transaction",
     "ValueCounts",

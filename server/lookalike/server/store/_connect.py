@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
@@ -33,6 +35,7 @@ _IDLE_READERS = 16
 
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
 _CREATE = _READ_WRITE | apsw.SQLITE_OPEN_CREATE
+_READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_NOFOLLOW | apsw.SQLITE_OPEN_URI
 
 
 def check_sqlite() -> None:
@@ -54,10 +57,18 @@ def lock(directory: Path, files: Files | None = None) -> int:
     try:
         (files or Files()).make_folders(directory, 0o700)
         file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FailedPrecondition(
+            "The data folder cannot be used, it is a file; choose another with --data."
+        ) from error
     except OSError as error:
+        _check_rights(directory)
+        cure = "or give the server the right to write there"
+        if error.errno == errno.EROFS:
+            cure = "or only read it with --read-only"
         raise FailedPrecondition(
             f"The data folder cannot be used ({error.strerror}); choose another with --data, "
-            "or give the server the right to write there."
+            f"{cure}."
         ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +77,47 @@ def lock(directory: Path, files: Files | None = None) -> int:
         raise FailedPrecondition(
             "another server is using this data folder; stop it or choose another --data"
         ) from error
+    try:
+        _check_rights(directory)
+    except BaseException:
+        os.close(file)
+        raise
     return file
+
+
+def share(directory: Path) -> int | None:
+    """Keep writers away from a data folder, if it has a file to lock; return the descriptor.
+
+    Raises FailedPrecondition if a writer has it.
+    """
+    try:
+        file = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        _log.warning("nothing keeps other servers from writing here: %s", error.strerror)
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        raise FailedPrecondition(
+            "another server is using this data folder, and may write; stop it or serve a copy"
+        ) from error
+    return file
+
+
+def _check_rights(directory: Path) -> None:
+    """Raise FailedPrecondition if there are files that someone else made, not for us."""
+    for name in ("store.db", "store.db-wal", "store.db-shm", "mark", "lock"):
+        path = directory / name
+        if not os.path.exists(path):  # or not to be seen: the folder itself is not ours
+            continue
+        mine = path.stat().st_uid == os.geteuid()
+        if not mine and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+            raise FailedPrecondition(
+                f'The file "{name}" in the data folder cannot be read and written: it belongs to '
+                f"user {path.stat().st_uid}, the server runs as user {os.geteuid()}. Run it as "
+                "that user, or give the folder and all in it to this one."
+            )
 
 
 def migrations() -> Sequence[str]:
@@ -115,7 +166,35 @@ def read_meta(db: apsw.Connection) -> Meta:
 
 def open_reader(path: Path, vfs: str | None) -> apsw.Connection:
     """Open a connection that can only read and never checkpoints."""
-    db = apsw.Connection(str(path), flags=_READ_WRITE, vfs=vfs)
+    return _reading(apsw.Connection(str(path), flags=_READ_WRITE, vfs=vfs))
+
+
+def open_unchanging(path: Path) -> apsw.Connection:
+    """Open a connection to a database that nobody changes: no file is made or locked."""
+    address = f"file:{quote(str(path.absolute()))}?immutable=1"
+    db = _reading(apsw.Connection(address, flags=_READ_ONLY))
+    db.pragma("temp_store", "memory")
+    return db
+
+
+def check_unchanging(db: apsw.Connection, scripts: Sequence[str]) -> None:
+    """Raise FailedPrecondition or DataLoss unless a database can be used as it is."""
+    _check_ours(db)
+    if (version := db.pragma("user_version")) != len(scripts):
+        raise FailedPrecondition(
+            f"The data folder has version {version} of the format, this server reads "
+            f"{len(scripts)}. A server of this version that may write brings an older one up "
+            "to date when it is started."
+        )
+    for table in ("collections", "items"):
+        if db.execute(f"PRAGMA integrity_check({table})").fetchall() != [("ok",)]:
+            raise DataLoss(
+                "An index of the store's database is damaged. A server that may write builds "
+                "it anew when it is started."
+            )
+
+
+def _reading(db: apsw.Connection) -> apsw.Connection:
     db.set_busy_timeout(_BUSY_MS)
     db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     db.wal_autocheckpoint(0)

@@ -34,7 +34,8 @@ class Mark:
         self._uuid = uuid
         self._files = files or Files()
         try:
-            self._file = self._files.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            flags = os.O_RDONLY if self._files.read_only else os.O_RDWR | os.O_CREAT
+            self._file = self._files.open(path, flags, 0o600)
         except OSError as error:
             raise FailedPrecondition(
                 f'The file "{path.name}" of the data folder cannot be used ({error.strerror}).'
@@ -52,6 +53,8 @@ class Mark:
 
     def write(self, seq: int) -> None:
         """Remember a commit. A failing disk costs the mark, not the commit."""
+        if self._files.read_only:
+            return
         body = _SLOT.pack(_MAGIC, self._uuid, seq)
         slot = (body + struct.pack("<I", crc32(body))).ljust(_SLOT_BYTES, b"\0")
         try:
@@ -70,7 +73,8 @@ class Mark:
 
     def close(self) -> None:
         """Sync and close."""
-        self.sync()
+        if not self._files.read_only:
+            self.sync()
         self._files.close(self._file)
 
     def _slots(self) -> Iterator[tuple[bytes, int]]:

@@ -92,7 +92,7 @@ class Store:
         files: Files | None = None,
         found: Found | None = None,
     ) -> None:
-        self.directory = directory
+        self.directory, self.read_only = directory, False
         self.listener: Callable[[int, Mapping[int, Changes]], None] | None = None
         """Called with (seq, {collection number: Changes}) after each commit that changed
         collections or items, on the writer thread, before the Futures of that commit
@@ -103,8 +103,7 @@ class Store:
         self._lock_file = lock_file
         self._closed = False
         self._indexed_fields: dict[int, frozenset[str]] = {}
-        self._vfs = vfs
-        path = database(directory)
+        self._vfs, path = vfs, database(directory)
         meta = read_meta(db)
         self.uuid = meta.uuid
         self._mark = Mark(directory / "mark", UUID(self.uuid).bytes, files)
