@@ -11,7 +11,14 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lookalike.backends.embed.base import Embedder, EmbedderOptions, TextVectors
+from lookalike.backends.embed.base import (
+    Embedder,
+    EmbedderOptions,
+    PatchEmbedder,
+    PatchVectors,
+    TextVectors,
+    Window,
+)
 from lookalike.backends.errors import (
     DeadlineExceeded,
     Draining,
@@ -29,7 +36,7 @@ from lookalike.server.embed_queue import EmbedQueue
 PATIENCE_S = 20.0
 
 
-class GatedEmbedder(FakeEmbedder):
+class GatedEmbedder(FakeEmbedder, PatchEmbedder):
     """Computes when the test opens the gate; notes what came in which order."""
 
     def __init__(self) -> None:
@@ -53,6 +60,20 @@ class GatedEmbedder(FakeEmbedder):
     def embed_texts(self, texts: Sequence[str]) -> TextVectors:
         self._enter("texts", [int(text) for text in texts])
         return super().embed_texts(texts)
+
+    def embed_patches(self, batch: Sequence[Prepared]) -> PatchVectors:
+        marks = [int(prepared[0]) for prepared in batch]
+        self._enter("patches", marks)
+        grids = np.ones((len(batch), 2, 3, 4), np.float32)
+        for row, mark in enumerate(marks):
+            verdict = self.poison(mark)
+            if isinstance(verdict, Exception):
+                raise verdict
+            grids[row] *= mark if verdict is None else np.float32(verdict)
+        return grids
+
+    def patch_window(self, height: int, width: int) -> Window:
+        return Window(0.0, 0.0, 1.0, 1.0)
 
     def _enter(self, kind: str, marks: list[int]) -> None:
         self.seen.append((kind, marks))
@@ -219,6 +240,64 @@ def test_uploads_are_not_starved_by_queries(queue: EmbedQueue, embedder: GatedEm
     wait(futures, PATIENCE_S)
     turn = [marks for _, marks in embedder.seen].index([500])
     assert 5 < turn <= 9, f"the upload had turn {turn} of {len(embedder.seen)}"
+
+
+# ------------------------------------------------------------------ patches
+
+
+def test_patches_form_batches_of_their_own_and_wait_like_other_queries(
+    queue: EmbedQueue, embedder: GatedEmbedder
+) -> None:
+    busy(queue, embedder)
+    uploads = add(queue, 70, bulk=True)
+    patches = [queue.submit_patches(marked(m), deadline=None) for m in (1, 2)]
+    images = add(queue, 3)
+    embedder.open_wide()
+    wait(uploads, PATIENCE_S)
+    wait(images, PATIENCE_S)
+    assert embedder.seen[1:] == [("patches", [1, 2]), ("images", [3]), ("images", [70])]
+    for mark, future in zip((1, 2), patches, strict=True):
+        grid = future.result(PATIENCE_S)
+        assert grid.shape == (2, 3, 4)
+        assert grid.base is None, "it does not keep its batch in memory"
+        assert (grid == mark).all()
+    until(lambda: queue.stats.items == 5)
+
+
+def test_patches_expire_are_cancelled_and_fail_alone(
+    queue: EmbedQueue, embedder: GatedEmbedder
+) -> None:
+    verdicts: dict[int, Exception | float] = {3: ValueError("bad"), 4: float("nan")}
+    embedder.poison = verdicts.get
+    busy(queue, embedder)
+    late = queue.submit_patches(marked(1), deadline=time.monotonic() - 1)
+    left = queue.submit_patches(marked(2), deadline=None)
+    bad, unusable, good = (queue.submit_patches(marked(m), deadline=None) for m in (3, 4, 5))
+    assert left.cancel()
+    embedder.open_wide()
+    assert (good.result(PATIENCE_S) == 5).all()
+    for future, error in ((late, DeadlineExceeded), (bad, Internal), (unusable, Internal)):
+        with pytest.raises(error):
+            future.result(PATIENCE_S)
+    assert ("patches", [3, 4, 5]) in embedder.seen, "the cancelled and the late are not computed"
+
+
+def test_patches_take_places_in_a_full_queue_and_are_drained(embedder: GatedEmbedder) -> None:
+    queue = EmbedQueue(embedder, max_waiting=2)
+    running = busy(queue, embedder)
+    waiting = [queue.submit_patches(marked(m), deadline=None) for m in (1, 2)]
+    for refused in (queue.submit_patches, queue.submit_image):
+        with pytest.raises(Overloaded, match="2 inputs wait"):
+            refused(marked(3), deadline=None)
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    time.sleep(0.05)
+    embedder.open_wide()
+    closing.join(PATIENCE_S)
+    assert first_value(running) == 1000
+    for future in waiting:
+        with pytest.raises(Draining):
+            future.result(PATIENCE_S)
 
 
 # ------------------------------------------------------------------ giving up
