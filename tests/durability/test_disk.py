@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +19,12 @@ import numpy as np
 import pytest
 
 from house import open_house
+from lookalike.backends.engine._local import LocalEngine
+from lookalike.backends.engine.base import EngineConfig
 from lookalike.backends.errors import DiskFull
+from lookalike.backends.files import Files
+from lookalike.backends.testing.scene import DIM, Scene
+from lookalike.backends.types import IndexSpec, Metric
 from lookalike.server.domain import CollectionConfig, JobState, NewItem
 from lookalike.server.store import Store
 from store.watched_vfs import WatchedVFS, watched
@@ -79,6 +87,66 @@ def test_a_disk_is_filled_and_freed_many_times(
     told = on_a_small_disk(tmp_path, int(os.environ.get("PROVE_FILLS", "100")), 7000)
     with capsys.disabled():
         print("\n" + told.strip())
+
+
+# -------------------------------------------------------------------- the engine
+
+
+class SmallFiles(Files):
+    """A disk without room until there is."""
+
+    full = True
+
+    def make_folder(self, path: Path, mode: int = 0o777) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().make_folder(path, mode)
+
+
+def test_a_snapshot_that_found_no_room_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.backends.engine._local.RETRY_S", (0.05,))
+    files = SmallFiles()
+    config = EngineConfig(
+        "owner", tmp_path / "engine", DIM, Metric.COSINE, IndexSpec("exact"), {"delta_limit": 20}
+    )
+    scene = Scene(LocalEngine, replace(config, files=files), seed=SEED)
+    scene.add(50)
+    scene.settle()
+    scene.check()
+    assert not list(tmp_path.iterdir())
+    files.full = False
+    manifest = tmp_path / "engine" / "manifest.json"
+    ends = time.monotonic() + 30
+    while not manifest.exists():
+        assert time.monotonic() < ends, "nobody tried again"
+        time.sleep(0.02)
+    scene.reopen()
+    assert scene.engine.stats().recovered == ""
+    scene.check()
+    scene.engine.close()
+
+
+def test_derived_files_leave_the_reserve_alone(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    for reserve, written in ((2 * free, False), (1, True)):
+        config = EngineConfig(
+            "owner",
+            tmp_path / str(reserve),
+            DIM,
+            Metric.COSINE,
+            IndexSpec("exact"),
+            {"delta_limit": 20},
+            Files(reserve),
+        )
+        scene = Scene(LocalEngine, config, seed=SEED)
+        scene.add(50)
+        scene.settle()
+        scene.engine.snapshot()
+        scene.check()
+        scene.engine.close()
+        assert bool(list(tmp_path.rglob("rows.bin"))) is written
 
 
 # ------------------------------------------------------------------------ jobs

@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 
 from lookalike.backends.crashpoints import reach
+from lookalike.backends.engine._again import Again
 from lookalike.backends.engine._build import Abandoned, build_segment, outgrown, plan
 from lookalike.backends.engine._holding import LocalHolding
 from lookalike.backends.engine._options import Options
@@ -96,6 +97,7 @@ class LocalEngine(Engine):
         self._rebuilds = 0
         self._building = False
         self._failures = 0
+        self._unsaved = Again(RETRY_S)
         self._changed = time.monotonic()
         """When rows were last added."""
         self._builder = threading.Thread(target=self._run, name="engine-builder", daemon=True)
@@ -281,6 +283,8 @@ class LocalEngine(Engine):
             try:
                 if self._building:
                     self._build_waiting()
+                elif self._unsaved.pause_s() == 0.0:
+                    self._save()
                 else:
                     self._probe.look(self._view)
                 self._failures = 0
@@ -295,8 +299,8 @@ class LocalEngine(Engine):
 
     def _pause_s(self) -> float | None:
         """Return the seconds until the builder has something to do; None if nothing comes."""
-        pauses = [p for p in (self._idle_in(), self._probe.pause_s(self._view)) if p is not None]
-        return min(pauses, default=None)
+        pauses = (self._idle_in(), self._probe.pause_s(self._view), self._unsaved.pause_s())
+        return min((pause for pause in pauses if pause is not None), default=None)
 
     def _build_waiting(self) -> None:
         with self._builds:
@@ -329,15 +333,21 @@ class LocalEngine(Engine):
         return self._disk.seq
 
     def _save(self) -> None:
+        if self._config.files.read_only:
+            return
         with self._saves:
             with self._state:
                 view, spec = self._view, self._spec
             segments = [part.segment for part in view.parts if part.segment.sealed]
             try:
                 self._disk.save(segments, view.seq, spec, self._config.owner, self._config.dim)
+                self._unsaved.done()
             except Exception as error:
+                with self._state:
+                    self._unsaved.failed()
+                    self._state.notify_all()
                 text = error.strerror if isinstance(error, OSError) else type(error).__name__
-                log.warning("snapshot not written, trying again at the next chance: %s", text)
+                log.warning("snapshot not written, trying again later: %s", text)
 
     def _recover(self, truth: Truth) -> None:
         seq = truth.seq()
