@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import typer
@@ -20,7 +21,7 @@ from lookalike.client import Client, NewItem, WriteResult
 from lookalike.client.errors import DataLoss, FileExists, Overloaded, Unavailable
 from lookalike.client.local_server import LocalServer
 from lookalike.server import __main__ as server_main
-from lookalike.v1 import admin_service_pb2
+from lookalike.v1 import admin_service_pb2, index_service_pb2
 from made_pictures import jpeg
 
 SEED = int(os.environ.get("PROVE_SEED", "32"))
@@ -242,6 +243,36 @@ def test_a_caller_that_leaves_takes_its_copy_along(tmp_path: Path) -> None:
             except Overloaded:
                 assert time.monotonic() < ends
                 time.sleep(0.1)
+
+
+def test_a_caller_that_does_not_read_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_SERVER__DEFAULT_DEADLINE_S", "1")
+    with LocalServer(tmp_path / "data") as server, Client(server.address) as client:
+        client.create_collection("v", model="none", dimension=2048)
+        vectors = np.random.default_rng(1).standard_normal((1500, 2048)).astype(np.float32)
+        client.upload((NewItem(f"{n}", None, v) for n, v in enumerate(vectors)), collection="v")
+        part = tmp_path / "data" / "backup.part"
+        calls = {
+            "Backup": client._connection.method("AdminService", "Backup")(
+                admin_service_pb2.BackupRequest()
+            ),
+            "ExportItems": client._connection.method("IndexService", "ExportItems")(
+                index_service_pb2.ExportItemsRequest(collection="v")
+            ),
+        }
+        for call in calls.values():
+            next(call)
+        assert part.exists()
+        ends = time.monotonic() + 30
+        while part.exists() and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert not part.exists(), "its copy is still there"
+        for name, call in calls.items():
+            with pytest.raises(grpc.RpcError) as caught:
+                list(call)
+            assert caught.value.code() == grpc.StatusCode.CANCELLED, name
 
 
 def test_a_server_that_is_killed_while_it_sends_leaves_no_file_and_no_copy(tmp_path: Path) -> None:
