@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hold-sources", default="trashnet", help="never taught, comma-separated")
     parser.add_argument("--hold-every", type=int, default=8, help="and each n-th class of the rest")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="of the loop; the feed has its own")
+    parser.add_argument("--workers", type=int, default=1, help="threads that train; one more feeds")
     parser.add_argument("--save-s", type=float, default=180, help="seconds between checkpoints")
     parser.add_argument("--look-s", type=float, default=420, help="seconds between validations")
     parser.add_argument("--photos", type=Path, help="evaluate: a folder for each category")
@@ -88,7 +88,7 @@ def make_views(args: argparse.Namespace, pictures: Pictures) -> None:
 
     if len([v for v in finished_views(args.cache) if v <= args.views]) >= args.views:
         return
-    pool = TeacherPool(args.teacher, Projection.load(args.data), args.threads)
+    pool = TeacherPool(args.teacher, Projection.load(args.data), args.workers)
     for view in range(1, args.views + 1):
         make_view(pictures.pixels, args.cache, view, pool.see, say)
 
@@ -101,7 +101,7 @@ def open_training(args: argparse.Namespace, pictures: Pictures) -> Training:
     from training.teachers import Projection
     from training.train import Training
 
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     if pictures.targets is None:
         sys.exit("The data folder has no targets.npy.")
     variance = torch.from_numpy(Projection.load(args.data).variance)
@@ -111,7 +111,7 @@ def open_training(args: argparse.Namespace, pictures: Pictures) -> Training:
     views.look()
     parts = split(pictures, tuple(args.hold_sources.split(",")), args.hold_every)
     recipe = recipe_of(args)
-    return Training(recipe, pictures, parts, views, args.out, say, args.device)
+    return Training(recipe, pictures, parts, views, args.out, say, args.device, args.workers)
 
 
 def export_student(args: argparse.Namespace, pictures: Pictures) -> bool:

@@ -7,6 +7,7 @@ made nearly orthogonal by a Newton-Schulz iteration before it is applied.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 
 import torch
 from torch import Tensor, nn
@@ -30,31 +31,44 @@ class Muon(torch.optim.Optimizer):
     """For convolutions of more than one input channel a group, as (out, rest) matrices."""
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.9, decay: float = 0.0
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float,
+        decay: float,
+        pool: Executor,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
+        self._pool = pool
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                m = state["momentum"]
-                m.mul_(group["momentum"]).add_(p.grad)
-                ahead = p.grad.add(m, alpha=group["momentum"])
-                update = orthogonal(ahead.reshape(len(ahead), -1)).reshape(p.shape)
-                # An update of the same size in every layer: its RMS is 0.2, as AdamW's.
-                size = 0.2 * max(p.shape[0], p[0].numel()) ** 0.5
+            ahead = [self._ahead(p, group["momentum"]) for p in group["params"]]
+            for p, update in zip(group["params"], self._pool.map(_update, ahead), strict=True):
                 p.mul_(1 - group["lr"] * group["decay"])
-                p.add_(update, alpha=-group["lr"] * size)
+                p.add_(update, alpha=-group["lr"])
+
+    def _ahead(self, p: nn.Parameter, momentum: float) -> Tensor:
+        """Take the gradient into the momentum; return Nesterov's look ahead."""
+        state = self.state[p]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        m: Tensor = state["momentum"]
+        assert p.grad is not None
+        m.mul_(momentum).add_(p.grad)
+        return p.grad.add(m, alpha=momentum)
+
+
+@torch.no_grad()
+def _update(ahead: Tensor) -> Tensor:
+    # An update of the same size in every layer: its RMS is 0.2, about AdamW's.
+    size = 0.2 * float(max(ahead.shape[0], ahead[0].numel())) ** 0.5
+    return orthogonal(ahead.reshape(len(ahead), -1)).reshape(ahead.shape) * size
 
 
 def optimizers(
-    student: nn.Module, lr: float, decay: float, muon: bool
+    student: nn.Module, lr: float, decay: float, muon: bool, pool: Executor
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers; each group's "base" is its highest learning rate."""
     matrices, others, plain = [], [], []
@@ -72,7 +86,7 @@ def optimizers(
         torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     ]
     if matrices:
-        made.append(Muon(matrices, lr, 0.9, decay))
+        made.append(Muon(matrices, lr, 0.9, decay, pool))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["base"] = lr

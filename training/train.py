@@ -20,6 +20,7 @@ from training import checkpoint
 from training.augment import Chances
 from training.data import Pictures, Split
 from training.feed import Batch, Feed, Views
+from training.gang import Gang
 from training.losses import Losses
 from training.measure import embed, kinds
 from training.optim import optimizers
@@ -70,6 +71,7 @@ class Training:
         out: Path,
         say: Callable[[str], None],
         device: str = "cpu",
+        workers: int = 1,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self._pictures, self._split, self._views = recipe, pictures, split, views
@@ -78,7 +80,10 @@ class Training:
             device, memory_format=torch.channels_last
         )
         self.average = copy.deepcopy(self.student)
-        self._optimizers = optimizers(self.student, recipe.lr, recipe.decay, recipe.muon)
+        self._gang = Gang(self.student, workers)
+        self._optimizers = optimizers(
+            self.student, recipe.lr, recipe.decay, recipe.muon, self._gang.pool
+        )
         self._steps = max(1, len(split.train) // recipe.batch)
         self._total = max(1, round(recipe.epochs * self._steps))
         self._bank_rows = np.random.default_rng(recipe.seed).choice(
@@ -160,7 +165,10 @@ class Training:
         return knn1, map10
 
     def embed(self, rows: NDArray[np.int64], side: int) -> NDArray[np.float32]:
-        return embed(self.average, self._pictures.pixels, rows, side, self._device)
+        vectors: NDArray[np.float32] = embed(
+            self.average, self._pictures.pixels, rows, side, self._device
+        )
+        return vectors
 
     def _step(self, batch: Batch) -> None:
         share = batch.number / self._total
@@ -168,17 +176,15 @@ class Training:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate
-            optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(torch.device(self._device).type, torch.bfloat16):
-            seen = self.student(batch.x)
-        parts = self.recipe.losses(seen, batch.target, self._bank)
-        parts["loss"].backward()  # type: ignore[no-untyped-call]
+        parts = self._gang.gradients(
+            batch.x, batch.target, lambda seen, target: self.recipe.losses(seen, target, self._bank)
+        )
         for optimizer in self._optimizers:
             optimizer.step()
         self.number = batch.number + 1
         self._follow(min(self.recipe.average, (self.number + 1) / (self.number + 10)))
         for name, value in parts.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+            self._sums[name] = self._sums.get(name, 0.0) + value
         self._sums["count"] = self._sums.get("count", 0.0) + 1
 
     @torch.no_grad()
@@ -206,6 +212,7 @@ class Training:
         facts = checkpoint.load(
             self._out / "last.safetensors", self.student, self.average, self._optimizers
         )
+        self._gang.spread()
         self.number, self._seconds = facts["number"], facts["seconds"]
         self._sums = facts["sums"]
         self._say(f"going on from step {self.number} of {self._total}")

@@ -29,7 +29,7 @@ needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")),
     reason="export needs onnx and onnxruntime",
 )
-SMALL = ["--shape", "tiny", "--batch", "32", "--sides", "32", "--views", "0"]
+SMALL = ["--shape", "tiny", "--batch", "32", "--sides", "32", "--views", "0", "--workers", "2"]
 
 
 def start(what: str, *options: str | Path) -> subprocess.Popen[str]:
