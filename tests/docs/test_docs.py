@@ -139,10 +139,11 @@ def test_every_flag_on_the_page_sets_its_key(
     values = {"--listen": "127.0.0.1:4711", "--data": "there", "--embedder": "clip"}
     values |= {"--model": "./some-model", "--device": "cuda:1", "--index": "exact"}
     values |= {"--engine": "other", "--log-level": "error", "--log-format": "json"}
+    values["--read-only"] = ""
     on_page = {flag for *_, flags in settings().values() for flag in flags.split(", ") if flag}
     options = {p.opts[0] for p in all_commands()["lookalike serve"].params} - {"--help"}
     assert on_page == options - {"--config"} == set(values)
-    command = ["serve", *(word for pair in values.items() for word in pair)]
+    command = ["serve", *(word for pair in values.items() for word in pair if word)]
     typer.main.get_command(server_main.app)(command, standalone_mode=False)
     shown = "\n".join(ran[0].lines(origin=True))
     for key, (*_, flag) in settings().items():
