@@ -23,6 +23,7 @@ from lookalike.client.local_server import LocalServer
 from lookalike.server import __main__ as server_main
 from lookalike.v1 import admin_service_pb2, index_service_pb2
 from made_pictures import jpeg
+from store.test_restore import edited, sql
 
 SEED = int(os.environ.get("PROVE_SEED", "32"))
 LOOKALIKE = [sys.executable, "-m", "lookalike.client.cli"]
@@ -212,6 +213,24 @@ def test_restore_says_what_is_wrong_on_one_line(
         assert (found, words in said) == (code, True), (args, said)
         assert len(said.splitlines()) == 1, said
         assert not (tmp_path / "d" / "store.db").exists()
+
+
+def test_verify_finds_what_was_damaged_before_the_backup(
+    server: LocalServer, tmp_path: Path
+) -> None:
+    with Client(server.address) as client:
+        client.backup(tmp_path / "b")
+    bad = edited(tmp_path / "b", sql("UPDATE items SET metadata = '{}' WHERE id = 'item-7'"))
+    assert server_command("restore", str(bad), "--data", str(tmp_path / "d")) == 1
+    accepted = ("restore", str(bad), "--data", str(tmp_path / "d"), "--accept-damage")
+    assert server_command(*accepted) == 0
+    with LocalServer(tmp_path / "d") as other, Client(other.address) as client:
+        found = client.verify()
+        assert [(one.severity, one.item_id) for one in found.findings] == [("lost", "item-7")]
+        assert "item-7" not in {item.id for item in client.list(collection="v", view="id")}
+        client.upload([made(7)], collection="v")  # mends it
+        assert client.verify()
+        assert client.count(collection="v") == 300
 
 
 # ------------------------------------------------------------------- what breaks
