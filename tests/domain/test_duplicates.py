@@ -12,6 +12,7 @@ from copied_pictures import CHANGES, altered, things
 from house import House, open_house
 from lookalike.backends.errors import CollectionNotFound
 from lookalike.backends.types import normalize
+from lookalike.server.collection import Collection
 from lookalike.server.domain import (
     CollectionConfig,
     Condition,
@@ -21,6 +22,8 @@ from lookalike.server.domain import (
     Test,
 )
 from lookalike.server.duplicates import Found, Kind, Member
+from lookalike.server.judging import look_at
+from lookalike.server.looks import Look
 from lookalike.server.pictures import Pictures
 from made_pictures import encoded
 
@@ -210,6 +213,24 @@ def test_progress_rises_to_the_end_and_is_told_in_measure(tmp_path: Path) -> Non
     assert len(told) <= 2 + seconds / 0.25
     ends = [bool(one.members) for one in found]
     assert all(a <= b for a, b in itertools.pairwise(ends))
+
+
+def test_each_picture_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    look, counting = look_at, threading.Lock()
+
+    def watched(collection: Collection, item_id: str) -> Look | None:
+        with counting:
+            read.append(item_id)
+        return look(collection, item_id)
+
+    monkeypatch.setattr("lookalike.server.duplicates.look_at", watched)
+    with open_house(tmp_path) as house:
+        items = [NewItem(f"{i}", image=picture(i)) for i in range(30)]
+        items += [NewItem(f"grey {i}", image=altered(things(i), "grey")) for i in range(30)]
+        house.put(items, bulk=True)
+        assert len(groups(find(house))) > 20
+    assert len(read) == len(set(read)) > 30
 
 
 def test_who_closes_it_ends_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -36,7 +37,7 @@ _ALWAYS: Final = 2
 _BATCH: Final = 256
 """Items whose vectors are searched with at a time: 32 MiB at the most numbers."""
 _LOOKS: Final = 2048
-"""Pictures kept ready to be compared: 0.2 GB at most."""
+"""Pictures kept ready to be compared: 0.25 GB at most."""
 _UNDER_WAY: Final = 16
 """Items handed out at a time to be compared with their candidates."""
 _TRIES: Final = 5
@@ -155,7 +156,9 @@ class _Hunt:
         yield from self._join_files()
         if self._kind > Kind.EXACT:
             for start in range(0, total, _BATCH):
-                yield from self._compare(start)
+                self._search(start)
+                yield from self._progress(start // 2)
+            yield from self._compare()
         yield Found(total, total)
         for members in self._groups[self._kind].sets():
             if len(group := self._members(members)) > 1:
@@ -182,57 +185,76 @@ class _Hunt:
         for at in np.flatnonzero((first == second).all(axis=1) & first.any(axis=1)):
             self._join(Kind.EXACT, int(order[at]), int(order[at + 1]))
 
-    def _compare(self, start: int) -> Iterator[Found]:
-        """Join the items of one batch with those near them."""
-        candidates = self._candidates(start)
-        size, count = min(_BATCH, len(self._keys) - start), max(len(candidates), 1)
-        todo = deque(candidates.items())
-        waiting: deque[tuple[int, Future[list[int]]]] = deque()
-        groups = self._groups[Kind.SAME_PICTURE]
-        try:
-            while todo or waiting:
-                while todo and len(waiting) < _UNDER_WAY:
-                    i, others = todo.popleft()
-                    others = [j for j in others if groups.root(i) != groups.root(j)]
-                    keys = self._keys[[i, *others]].tolist()
-                    call = partial(self._looks.same, keys[0], keys[1:])
-                    waiting.append((i, self._pictures.submit(call, deadline=None, bulk=True)))
-                i, future = waiting.popleft()
-                for key in future.result():
-                    j = int(np.searchsorted(self._keys, key))
-                    self._join(Kind.SAME_PICTURE, i, j)
-                yield from self._progress(start + size * (count - len(todo)) // count)
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-    def _progress(self, done: int) -> Iterator[Found]:
-        if (now := time.monotonic()) - self._told >= _TOLD_S:
-            self._told = now
-            yield Found(done, len(self._keys))
-
-    def _candidates(self, start: int) -> dict[int, list[int]]:
-        """Join what is near by its vectors; return what to compare each item with, best first."""
+    def _search(self, start: int) -> None:
+        """Join what is near by its vectors; note what to compare the items of a batch with."""
         rows, vectors = self._vectors(range(start, min(start + _BATCH, len(self._keys))))
         if not rows:
-            return {}
+            return
         found = self._collection.search(vectors, _NEIGHBOURS, self._allowed, SearchParams())
         others = np.searchsorted(self._keys, found.ids).clip(max=len(self._keys) - 1)
         known = (self._keys[others] == found.ids) & (others != np.array(rows)[:, None])
         near = known & (found.scores >= self._near)
         wanted = known & (found.scores >= self._comparable)
         wanted[:, :_ALWAYS] |= known[:, :_ALWAYS]
-        candidates: dict[int, list[int]] = {}
-        for at, i in enumerate(rows):
-            if self._kind is Kind.NEAR:
+        self._compared[rows, : others.shape[1]] = np.where(wanted, others, -1)
+        if self._kind is Kind.NEAR:
+            for at, i in enumerate(rows):
                 for j in others[at, near[at]].tolist():
                     self._join(Kind.NEAR, i, j)
-            chosen = others[at, wanted[at]].tolist()
-            self._compared[i, : len(chosen)] = chosen
-            # A pair that chose each other is compared once.
-            if new := [j for j in chosen if j > i or i not in self._compared[j]]:
-                candidates[i] = new
-        return candidates
+
+    def _compare(self) -> Iterator[Found]:
+        """Join the items whose pictures are the same."""
+        total, waiting = len(self._keys), deque[tuple[int, int, Future[list[int]]]]()
+        # Looked up when they are handed out: what has been joined by then is left out.
+        todo = ((at, i, self._apart(i)) for at, i in enumerate(self._order()))
+        todo = ((at, i, others) for at, i, others in todo if others)
+        try:
+            while True:
+                for at, i, others in islice(todo, _UNDER_WAY - len(waiting)):
+                    keys = self._keys[[i, *others]].tolist()
+                    call = partial(self._looks.same, keys[0], keys[1:])
+                    future = self._pictures.submit(call, deadline=None, bulk=True)
+                    waiting.append((at, i, future))
+                if not waiting:
+                    return
+                at, i, future = waiting.popleft()
+                for key in future.result():
+                    self._join(Kind.SAME_PICTURE, i, int(np.searchsorted(self._keys, key)))
+                yield from self._progress((total + at) // 2)
+        finally:
+            for _, _, future in waiting:
+                future.cancel()
+
+    def _order(self) -> Iterator[int]:
+        """Yield the rows, each soon after those it is compared with, depth first.
+
+        So most pictures are read once, in whatever order they were stored.
+        """
+        seen = np.zeros(len(self._keys), bool)
+        for first in range(len(self._keys)):
+            ahead = [first]
+            while ahead:
+                if not seen[i := ahead.pop()]:
+                    seen[i] = True
+                    yield i
+                    ahead += (j for j in self._compared[i, ::-1].tolist() if j >= 0 and not seen[j])
+
+    def _apart(self, i: int) -> list[int]:
+        """Return what to compare a row with: what it chose, and is not joined with yet.
+
+        A pair that chose each other is compared once.
+        """
+        groups = self._groups[Kind.SAME_PICTURE]
+        return [
+            j
+            for j in self._compared[i].tolist()
+            if j >= 0 and (j > i or i not in self._compared[j]) and groups.root(i) != groups.root(j)
+        ]
+
+    def _progress(self, done: int) -> Iterator[Found]:
+        if (now := time.monotonic()) - self._told >= _TOLD_S:
+            self._told = now
+            yield Found(done, len(self._keys))
 
     # ---------------------------------------------------------------- groups
 
@@ -281,12 +303,12 @@ class _Looks:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
-        self._looks: OrderedDict[int, Look | None] = OrderedDict()
+        self._looks: OrderedDict[int, Future[Look | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     def same(self, key: int, others: Sequence[int]) -> list[int]:
         """Return which other items show the same picture; those without one do not."""
-        if not others or (kept := self._get(key)) is None:
+        if (kept := self._get(key)) is None:
             return []
         # A copy: what it learns of itself while it is compared is large, and goes with it.
         look = copy(kept)
@@ -297,17 +319,20 @@ class _Looks:
         ]
 
     def _get(self, key: int) -> Look | None:
+        """Return an item's picture; who asks while another thread reads it waits for that."""
         with self._lock:
-            if key in self._looks:
-                self._looks.move_to_end(key)
-                return self._looks[key]
-        item = self._collection.fetch([key], View.ID).get(key)
-        look = look_at(self._collection, item.id) if item is not None else None
-        with self._lock:
-            self._looks[key] = look
-            while len(self._looks) > _LOOKS:
+            is_new = key not in self._looks
+            future = self._looks.setdefault(key, Future())
+            self._looks.move_to_end(key)
+            if len(self._looks) > _LOOKS:
                 self._looks.popitem(last=False)
-        return look
+        if is_new:
+            try:
+                item = self._collection.fetch([key], View.ID).get(key)
+                future.set_result(None if item is None else look_at(self._collection, item.id))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
 
 
 def _thresholds(calibration: Calibration | None, metric: Metric) -> tuple[float, float]:
