@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.client import NewItem
+from lookalike.client import Hnsw, IndexSpec, NewItem
 from made_pictures import encoded, scene
 
 VECTORS, PICTURES, KEPT = "vectors", "pictures", "kept"
 """Collections: of bare vectors; of pictures; of pictures whose originals are kept."""
 DIM = 16
+GRAPH = IndexSpec("faiss", Hnsw(m=8))
+"""The index of the vectors: left to itself, "faiss" compares so few with each other."""
 _SIDE = (56, 40)
 _TURNED = 6
 """The EXIF orientation of a camera that was held upright."""

@@ -25,6 +25,7 @@ from lookalike.server import library
 from lookalike.server.embed_queue import EmbedQueue
 from lookalike.server.images import _decode
 from lookalike.server.store import _put, _transaction, _writer
+from lookalike.server.work_pool import WorkPool
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,16 @@ def ignore_orientation() -> None:
 
 
 def take_everything() -> None:
-    put = EmbedQueue._put
+    put, submit = EmbedQueue._put, WorkPool.submit
 
     def unbounded(self: Any, lane: Any, waiting: Any, *, bounded: bool) -> None:
         put(self, lane, waiting, bounded=False)
 
+    def submit_as_bulk(self: Any, call: Any, *, deadline: Any = None, bulk: bool = False) -> Any:
+        return submit(self, call, deadline=deadline, bulk=True)
+
     EmbedQueue._put = unbounded  # type: ignore[method-assign]
+    WorkPool.submit = submit_as_bulk  # type: ignore[method-assign]
 
 
 LOST = (
@@ -263,9 +268,9 @@ PLANTS: dict[str, Plant] = {
         ("a newer index beside an older store is not used",),
     ),
     "unbounded-queue": Plant(
-        "the queue of the model takes whatever comes",
+        "the queues before the model take whatever comes",
         take_everything,
-        ("the queue of the model is bounded",),
+        ("what waits for the model is bounded",),
     ),
 }
 """The bugs that a process shows; those that only a power cut shows are in `powercut`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from durability.contents import DIM, new_item, upright, vector
+from durability.contents import VECTORS, new_item, upright, vector
 from durability.serving import CONFIG, Orders, Stable
+from durability.traffic import make
 from durability.violation import Violation
 from lookalike.client import Client
 from lookalike.client.errors import DataLoss, ItemNotFound, LookalikeError, Overloaded
@@ -24,8 +26,13 @@ class Probe:
         self._plants = plants
         self._stable = Stable()
 
-    def serve(self, use: Callable[[Client], None], config: str = CONFIG) -> None:
-        """Start a server, use it, and stop it in order: the index is on the disk then."""
+    def serve(
+        self, use: Callable[[Client], None], config: str = CONFIG, *, kill: bool = False
+    ) -> None:
+        """Start a server, use it, and stop it in order: the index is on the disk then.
+
+        With `kill` it dies instead, and what was on the disk stays there.
+        """
         server = self._stable.start(Orders(self.data, plants=self._plants, config=config))
         try:
             if not (address := server.ready()):
@@ -33,7 +40,10 @@ class Probe:
             with Client(address) as client:
                 use(client)
         finally:
-            server.terminate()
+            if kill:
+                server.kill()
+            else:
+                server.terminate()
 
     def close(self) -> None:
         self._stable.close()
@@ -64,16 +74,16 @@ def damage_is_never_answered(probe: Probe) -> None:
 
 def newer_index_is_not_used(probe: Probe) -> None:
     """Put an older store beside a newer index: its keys mean other vectors from then on."""
-    fill(probe, range(1, 11))
+    fill(probe, range(1, COUNT + 1))
     old = probe.data.with_name("old.db")
     shutil.copyfile(probe.data / "store.db", old)
-    fill(probe, range(101, 101 + COUNT))
+    fill(probe, range(101, 101 + COUNT // 2))  # segments of their own, and few enough
     shutil.copyfile(old, probe.data / "store.db")
     (probe.data / "mark").unlink()
-    fill(probe, range(201, 201 + COUNT))
+    fill(probe, range(201, 201 + COUNT // 2), "", kill=True)
 
     def look(client: Client) -> None:
-        for content in range(201, 201 + COUNT):
+        for content in range(201, 201 + COUNT // 2):
             hits = client.search(vector=vector(content), k=1, collection="vectors")
             if hits[0].id != f"item-{content}":
                 raise Violation(
@@ -85,34 +95,36 @@ def newer_index_is_not_used(probe: Probe) -> None:
 
 
 def queue_is_bounded(probe: Probe) -> None:
-    """Ask for more than may wait at once: some of it is refused, with a time to come back."""
+    """Ask for more than may wait at once: some of it is refused."""
 
     def flood(client: Client) -> None:
         files = [encoded(upright(content), "PNG") for content in range(64)]
         errors = client.embed(images=files, strict=False).errors.values()
-        if not any(isinstance(error, Overloaded) and error.retry_after_s for error in errors):
-            raise Violation("the queue of the model is bounded", f"64 of 2 were taken: {errors}")
+        if not any(isinstance(error, Overloaded) for error in errors):
+            raise Violation("what waits for the model is bounded", f"64 were taken: {errors}")
 
     probe.serve(flood, CONFIG + "[limits]\nembed_queue_items = 2\n")
 
 
-def fill(probe: Probe, contents: range) -> None:
-    """Store vectors, and have their index on the disk."""
+def fill(probe: Probe, contents: range, config: str = CONFIG, *, kill: bool = False) -> None:
+    """Store vectors, and have their index on the disk; `config` "": keep it in memory."""
 
     def put(client: Client) -> None:
-        client.create_collection(
-            "vectors", model="none", dimension=DIM, metric="l2", index="faiss", exist_ok=True
-        )
-        for start in range(contents.start, contents.stop, 30):
-            some = range(start, min(start + 30, contents.stop))
+        make(client, lambda call: call(), VECTORS)
+        for start in range(contents.start, contents.stop, 10):
+            some = range(start, min(start + 10, contents.stop))
             items = [new_item("vectors", f"item-{c}", c) for c in some]
-            client.upsert(items, collection="vectors")
+            client.upsert(items, collection=VECTORS)
+        ends = time.monotonic() + 30
+        while config and client.collection(VECTORS).index_status.building:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
 
-    probe.serve(put)
+    probe.serve(put, config, kill=kill)
 
 
 PROBES = {
     "damage is never answered": damage_is_never_answered,
     "a newer index beside an older store is not used": newer_index_is_not_used,
-    "the queue of the model is bounded": queue_is_bounded,
+    "what waits for the model is bounded": queue_is_bounded,
 }

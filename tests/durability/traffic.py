@@ -8,9 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from durability.contents import KEPT, PICTURES, VECTORS, hash_of, new_item, vector
+from durability.contents import (
+    DIM,
+    GRAPH,
+    KEPT,
+    PICTURES,
+    VECTORS,
+    hash_of,
+    new_item,
+    vector,
+)
 from durability.journal import Journal, Key, Op
 from durability.violation import Violation
 from lookalike.client import Client, NewItem, WriteResult
@@ -247,23 +256,16 @@ def create(worker: Worker, name: str) -> None:
 
 
 def make(client: Client, ask: Callable[[Callable[[], object]], object], name: str) -> None:
+    """Make one of the collections, by its name, if it is not there."""
+    options: dict[str, Any] = {"model": "none", "dimension": DIM, "metric": "l2"}
     match name:
         case "pictures":
-            ask(lambda: client.create_collection(name, exist_ok=True))
+            options = {}
         case "kept":
-            ask(lambda: client.create_collection(name, image_retention="original", exist_ok=True))
+            options = {"image_retention": "original"}
         case "vectors":
-            ask(
-                lambda: client.create_collection(
-                    name, model="none", dimension=16, metric="l2", index="faiss", exist_ok=True
-                )
-            )
-        case _:
-            ask(
-                lambda: client.create_collection(
-                    name, model="none", dimension=16, metric="l2", exist_ok=True
-                )
-            )
+            options["index"] = GRAPH
+    ask(lambda: client.create_collection(name, exist_ok=True, **options))
 
 
 def _may_be_the_end(error: LookalikeError) -> bool:
