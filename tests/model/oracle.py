@@ -45,6 +45,8 @@ class Stored:
     """Picture and brought vector: equal content and metadata make the very same item."""
     age: int
     """Rises with each call that changes the vector; decides which of equals are shown."""
+    sent: Vector | None
+    """The vector as it was brought, before it was made to have length 1."""
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Model:
             vector = self.unit(embedded[put.picture])
         same = old is not None and np.array_equal(old.vector, vector)
         age = old.age if old is not None and same else self.calls
-        self.items[put.id] = Stored(vector, put.metadata, put.picture, content, age)
+        self.items[put.id] = Stored(vector, put.metadata, put.picture, content, age, put.vector)
         return "created" if old is None else "updated"
 
     def update(self, item_id: str, metadata: Metadata, replaced: bool) -> Metadata | None:

@@ -139,13 +139,12 @@ class Walk(RuleBasedStateMachine):
         if model is None or (old := model.items.get(item_id)) is None:
             return
         self.seen["put_again"] += 1
-        picture, brought = old.content
-        vector = None if brought is None else np.frombuffer(brought, np.float32)
-        again = Put(item_id, vector, picture, old.metadata if other is None else other)
+        meta = old.metadata if other is None else other
+        again = Put(item_id, old.sent, old.picture, meta)
         right = model.put(again, mode, self.embedded)
-        assert self.driver.put(name, [again], mode) == [right]
-        if vector is not None:
-            self.compare(name, [Asked(5, vector=vector)])
+        outcomes = self.driver.put(name, [again], mode)
+        assert outcomes == [right], f"{outcomes} should be {right}"
+        self.compare(name, [Asked(5, vector=old.vector)])
 
     @rule(name=st.sampled_from(["a", "b"]), count=st.sampled_from(CROWDS), salt=st.integers(0, 99))
     @precondition(lambda self: self.crowds < 3)
