@@ -52,12 +52,13 @@ from lookalike.server.domain import (
     WriteResult,
 )
 from lookalike.server.models import LoadedModel, Models
+from lookalike.server.names import Names
 from lookalike.server.store import Store, Transaction, ValueCounts
 
 _log = logging.getLogger(__name__)
 
 _ROUNDING = 2.0**-22
-"""Two float32 that differ by so little, as a share, differ by a few last bits."""
+"""A length that differs from 1 by so little may be the rounding of float32 numbers."""
 
 Items: TypeAlias = list[Item]
 Results: TypeAlias = list[WriteResult]
@@ -85,6 +86,7 @@ class Collection:
         self._engine_dim = 0
         self._dropping: Future[None] | None = None
         self._failure = ""  # why there is no engine, for people
+        self._names = Names(lambda keys: store.fetch(keys, View.ID, self.number))
         self._level = threading.Event()
         """Set while the engine holds what the store holds."""
 
@@ -213,19 +215,18 @@ class Collection:
                 expected=config.dimension,
                 actual=len(vector),
             )
-        if not np.isfinite(vector).all():
+        wide = vector.astype(np.float64)
+        length = np.sqrt(wide @ wide)  # as large as can be, squares of float32 fit float64
+        if not np.isfinite(length):
             raise VectorNotFinite("The vector has a number that is not finite.", field="vector")
-        if config.metric is not Metric.COSINE:
+        if config.metric is not Metric.COSINE or abs(length - 1.0) <= _ROUNDING:
+            # Of length 1 already, but for rounding: what was read comes back bit by bit.
             return np.ascontiguousarray(vector, dtype=np.float32)
-        unit: Vector = normalize(vector[np.newaxis])[0]
-        if not unit.any():
+        if not length:
             raise VectorZero(
                 "The vector is all zero, which has no direction to compare.", field="vector"
             )
-        # Of length 1 already, but for rounding: what was read comes back bit by bit.
-        if np.allclose(unit, vector, rtol=_ROUNDING, atol=0.0):
-            return np.ascontiguousarray(vector, dtype=np.float32)
-        return unit
+        return np.ascontiguousarray(wide / length, np.float32)
 
     # ------------------------------------------------------------------ items
 
@@ -386,7 +387,12 @@ class Collection:
         return self._store.select_keys(self.number, where)
 
     def fetch(self, keys: Sequence[int], view: View) -> dict[int, Item]:
-        """Return items by key; those that are gone are missing."""
+        """Return items by key; those that are gone are missing.
+
+        With the view ID, an item that has just gone may be there still.
+        """
+        if view is View.ID:
+            return self._names.fetch(keys)
         return self._store.fetch(keys, view, self.number)
 
     def vectors(self, keys: Keys) -> Vectors:

@@ -113,15 +113,17 @@ def checked(queries: Vectors, k: int, dim: int, metric: Metric) -> Vectors:
             expected=dim,
             actual=actual,
         )
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.vecdot(queries, queries)
+    if len(squares) and 1e-30 < squares.min() and squares.max() < 1e30:  # so all are finite
+        if metric is not Metric.COSINE:
+            return np.ascontiguousarray(queries, np.float32)
+        # 30 us for 256 queries of 512 where float64 takes 1 ms, and right to 1e-7
+        return np.ascontiguousarray(queries / np.sqrt(squares)[:, None], np.float32)
     if not np.isfinite(queries).all():
         raise VectorNotFinite("The query vector has a number that is not finite.")
     if metric is not Metric.COSINE:
         return np.ascontiguousarray(queries, np.float32)
-    with np.errstate(over="ignore"):
-        squares = np.vecdot(queries, queries)
-    if (squares > 1e-30).all() and (squares < 1e30).all():
-        # 30 us for 256 queries of 512 where float64 takes 1 ms, and right to 1e-7
-        return np.ascontiguousarray(queries / np.sqrt(squares)[:, None], np.float32)
     if not queries.any(axis=1).all():
         raise VectorZero("The query vector is zero, so it has no direction to compare.")
     return normalize(queries)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lookalike.backends.errors import InvalidArgument, QueryMissing
-from lookalike.backends.types import SearchParams, normalize
+from lookalike.backends.types import normalize
 from lookalike.server.domain import (
     Answer,
     Embedded,
@@ -27,13 +27,11 @@ from lookalike.server.domain import (
     View,
 )
 from lookalike.server.limits import Limits, check_id
-from lookalike.server.rpc.wire import VIEWS, read_count, read_enum
-from lookalike.server.rpc.wire_filters import read_filter
 from lookalike.server.rpc.wire_items import read_image, write_item
+from lookalike.server.rpc.wire_options import read_options
 from lookalike.server.rpc.wire_vectors import read_vector, write_vector
 from lookalike.v1 import embed_service_pb2, search_service_pb2, types_pb2
 
-_DEFAULT_LIMIT = 10
 _MOST_DUPLICATE_IDS = 100
 _ROUNDING = 1e-6
 """By which float32 fractions may exceed 1 when they are added."""
@@ -57,23 +55,7 @@ def read_search(
 
     Raises QueryMissing, FilterInvalid, InvalidArgument and its children.
     """
-    options = SearchOptions(
-        limit=_read_limit(message.limit, limits, f"{at}limit"),
-        filter=read_filter(message.filter, limits, f"{at}filter"),
-        min_score=_read_min_score(message, f"{at}min_score"),
-        view=read_enum(message.view, VIEWS, f"{at}view"),
-        params=SearchParams(
-            exact=message.params.exact,
-            ef_search=read_count(message.params.ef_search, f"{at}params.ef_search"),
-            nprobe=read_count(message.params.nprobe, f"{at}params.nprobe"),
-        ),
-        diversity=_read_diversity(message.diversity, f"{at}diversity"),
-        group_by=_read_group_by(message.group_by, limits, f"{at}group_by"),
-        group_limit=_read_group_limit(message, limits, f"{at}group_limit"),
-        fold_duplicates=message.fold_duplicates,
-        max_false_match_rate=_read_rate(message, f"{at}max_false_match_rate"),
-        judge=message.judge,
-    )
+    options = read_options(message, limits, at)
     return _read_query(message, limits, at), options
 
 
@@ -115,7 +97,9 @@ def _read_input(
     at: str,
 ) -> Input:
     """Return the one thing that `message` looks for, which is its field `kind`."""
-    region = read_region(message.region, f"{at}region")
+    region = None
+    if message.HasField("region"):
+        region = read_region(message.region, f"{at}region")
     match kind:
         case "image":
             return ImageQuery(read_image(message.image, limits, f"{at}image"), region)
@@ -168,66 +152,6 @@ def read_text(text: str, limits: Limits, field: str) -> str:
             limit=limits.max_text_chars,
         )
     return text
-
-
-def _read_limit(value: int, limits: Limits, field: str) -> int:
-    if not 0 <= value <= limits.max_search_limit:
-        raise InvalidArgument(
-            f"limit is 1 to {limits.max_search_limit}, or 0 for {_DEFAULT_LIMIT}; not {value}.",
-            field=field,
-            limit=limits.max_search_limit,
-        )
-    return value or min(_DEFAULT_LIMIT, limits.max_search_limit)
-
-
-def _read_min_score(message: search_service_pb2.SearchRequest, field: str) -> float | None:
-    if not message.HasField("min_score"):
-        return None
-    if not math.isfinite(message.min_score):
-        raise InvalidArgument("min_score must be a finite number.", field=field)
-    return message.min_score
-
-
-def _read_diversity(value: float, field: str) -> float:
-    if not 0 <= value <= 1:
-        raise InvalidArgument(f"diversity is 0 to 1, not {value:g}.", field=field)
-    return value
-
-
-def _read_group_by(name: str, limits: Limits, field: str) -> str:
-    if name.startswith("@") or "\0" in name or len(name.encode()) > limits.max_metadata_bytes:
-        raise InvalidArgument(
-            f"group_by names a metadata field, or a dotted path; {name[:80]!r} is none.",
-            field=field,
-        )
-    return name
-
-
-def _read_group_limit(message: search_service_pb2.SearchRequest, limits: Limits, field: str) -> int:
-    if not 0 <= message.group_limit <= limits.max_search_limit:
-        raise InvalidArgument(
-            f"group_limit is 1 to {limits.max_search_limit}, or 0 for 1; "
-            f"not {message.group_limit}.",
-            field=field,
-            limit=limits.max_search_limit,
-        )
-    if message.group_limit and not message.group_by:
-        raise InvalidArgument("group_limit needs group_by: the field to group by.", field=field)
-    return message.group_limit or 1
-
-
-def _read_rate(message: search_service_pb2.SearchRequest, field: str) -> float:
-    rate = message.max_false_match_rate
-    if not 0 <= rate < 1:
-        raise InvalidArgument(
-            f"max_false_match_rate is above 0 and below 1, or 0 for none; not {rate:g}.",
-            field=field,
-        )
-    if rate and message.HasField("min_score"):
-        raise InvalidArgument(
-            "max_false_match_rate takes the place of min_score; set one of the two.", field=field
-        )
-    return rate
 
 
 def write_answer(answer: Answer, view: View) -> search_service_pb2.SearchResponse:
