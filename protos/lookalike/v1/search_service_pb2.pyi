@@ -683,12 +683,15 @@ class ExplainRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     QUERY_ITEM_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     ITEM_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection. Empty: "default"."""
     query_item_id: _builtins.str
     """The picture of this item, if it is kept."""
+    text: _builtins.str
+    """A text. The model must know where in a picture a text is: CLIP does."""
     item_id: _builtins.str
     """The item to explain."""
     @_builtins.property
@@ -697,7 +700,7 @@ class ExplainRequest(_message.Message):
 
     @_builtins.property
     def region(self) -> _types_pb2.Region:
-        """Only this part of the query's picture."""
+        """Only this part of the query's picture. Not with a text."""
 
     def __init__(
         self,
@@ -705,14 +708,15 @@ class ExplainRequest(_message.Message):
         collection: _builtins.str = ...,
         image: _types_pb2.Image | None = ...,
         query_item_id: _builtins.str = ...,
+        text: _builtins.str = ...,
         region: _types_pb2.Region | None = ...,
         item_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "query", b"query", "query_item_id", b"query_item_id", "region", b"region"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "query", b"query", "query_item_id", b"query_item_id", "region", b"region", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "image", b"image", "item_id", b"item_id", "query", b"query", "query_item_id", b"query_item_id", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "image", b"image", "item_id", b"item_id", "query", b"query", "query_item_id", b"query_item_id", "region", b"region", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "query_item_id"]  # noqa: Y015
+    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "query_item_id", "text"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
@@ -739,11 +743,15 @@ class ExplainResponse(_message.Message):
 
     @_builtins.property
     def query_map(self) -> Global___HeatMap:
-        """How much each cell of the query's picture agrees with the item's."""
+        """How much each cell of the query's picture agrees with the item's. Without cells
+        if the query is a text.
+        """
 
     @_builtins.property
     def item_map(self) -> Global___HeatMap:
-        """How much each cell of the item's picture agrees with the query's."""
+        """How much each cell of the item's picture agrees with the query; with a text,
+        relative to the cell that agrees most.
+        """
 
     def __init__(
         self,
@@ -775,7 +783,7 @@ class RegionMatch(_message.Message):
     """How well they agree, 0 to 1."""
     @_builtins.property
     def query_region(self) -> _types_pb2.Region:
-        """In the query's picture."""
+        """In the query's picture. Not set if the query is a text."""
 
     @_builtins.property
     def item_region(self) -> _types_pb2.Region:
