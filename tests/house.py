@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +62,17 @@ class House:
 
 
 @contextmanager
-def open_house(data: Path, model: str = "builtin", delta_limit: int = 8192) -> Iterator[House]:
+def open_house(
+    data: Path,
+    model: str = "builtin",
+    delta_limit: int = 8192,
+    configs: Mapping[str, ModelConfig] | None = None,
+) -> Iterator[House]:
     """Open a data folder; closes everything in the application's order."""
     limits = Limits()
     store = Store.open(data)
     models = Models(
-        {"builtin": ModelConfig("builtin"), "other": ModelConfig("builtin")},
+        configs or {"builtin": ModelConfig("builtin"), "other": ModelConfig("builtin")},
         model,
         max_waiting=limits.embed_queue_items,
     )

@@ -17,7 +17,9 @@ from torch import nn
 from training.students import Block, Conv, Head
 
 OPSET = 17
-STORED = ("int8", "float16", "float32")
+STORED = ("mixed", "int8", "float16", "float32")
+_LARGE = 150_000
+"""Weights: "mixed" stores tensors from here on as int8, smaller ones as float16."""
 
 
 class Graph:
@@ -44,7 +46,9 @@ class Graph:
         """Store (out, ...) weights small; a runtime widens them once, when it loads."""
         if self._stored == "float32":
             return self.tensor(array)
-        if self._stored == "float16":
+        mixed = "int8" if array.size >= _LARGE else "float16"
+        stored = mixed if self._stored == "mixed" else self._stored
+        if stored == "float16":
             return self.node("Cast", [self.tensor(array.astype(np.float16))], to=TensorProto.FLOAT)
         flat = np.abs(array).reshape(len(array), -1).max(axis=1)
         scale = (np.maximum(flat, 1e-12) / 127).astype(np.float32)

@@ -132,7 +132,8 @@ class Training:
             batches.close()
             signal.signal(signal.SIGTERM, before)
         self._save("last")
-        self.look()
+        if not self._stopped:  # who asks to stop is waiting
+            self.look()
         return self.number >= self._total
 
     def look(self) -> tuple[float, float]:

@@ -167,14 +167,16 @@ def test_reasons_come_with_boxes_and_maps(client: Client, server: FakeServer) ->
     assert found.query_map.tolist() == [[0, 0.25, 0.5], [0.75, 1, 0]]
     assert found.query_map.dtype == np.float32
     assert found.item_map.shape == (1, 1)
+    client.explain("boots", text="red")
+    assert server.seen.calls[-1].text == "red"
     client.explain("boots", like="shoe")
     assert server.seen.calls[-1].query_item_id == "shoe"
     assert not server.seen.calls[-1].HasField("region")
 
 
-@pytest.mark.parametrize("given", [{}, {"image": b"x", "like": "a"}])
+@pytest.mark.parametrize("given", [{}, {"image": b"x", "like": "a"}, {"text": "a", "like": "a"}])
 def test_reasons_need_one_thing_to_compare_with(client: Client, given: dict[str, Any]) -> None:
-    with pytest.raises(errors.QueryMissing, match="either image or like"):
+    with pytest.raises(errors.QueryMissing, match="one of image, like and text"):
         client.explain("boots", **given)
 
 

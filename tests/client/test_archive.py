@@ -358,6 +358,44 @@ def test_changes_elsewhere_are_refused_too(whole: bytes) -> None:
         refused(put_together(files[:skipped] + files[skipped + 1 :]))
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+        {"type": tarfile.LNKTYPE, "linkname": "manifest.json"},
+        {"type": tarfile.DIRTYPE},
+        {"mode": 0o4755},
+        {"uid": 1000, "uname": "root"},
+        {"mtime": 1},
+        {"name": "000000/000000-thumbnail.jpg/../../../etc/cron.d/x"},
+        {"name": "000000/000000-thumbnail./../x"},
+        {"name": "000000/000000-thumbnail.JPG"},
+    ],
+    ids=str,
+)
+def test_a_member_with_another_header_is_refused(header: dict[str, Any], whole: bytes) -> None:
+    """Even if its content fits, and the checksum of the archive as well."""
+
+    class Writer(ArchiveWriter):
+        def add(self, name: str, data: bytes) -> None:
+            if name != "000000/000000-thumbnail.jpg":
+                super().add(name, data)
+                return
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for field, value in header.items():
+                setattr(info, field, value)
+            self._write(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512))
+
+    out = io.BytesIO()
+    writer = Writer(out)
+    for name, data in members(whole):
+        end = {"sha256": writer.sha256} if name == "end.json" else {}
+        writer.add(name, json.dumps({**json.loads(data), **end}).encode() if end else data)
+    writer.close()
+    refused(out.getvalue())
+
+
 def test_a_file_is_checked_whole_before_anything_is_given(whole: bytes, tmp_path: Path) -> None:
     (tmp_path / "good.tar").write_bytes(whole)
     with opened(tmp_path / "good.tar") as file:

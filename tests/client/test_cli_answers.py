@@ -67,7 +67,7 @@ def test_every_option_reaches_the_server(run: Run, server: FakeServer, photos: P
         ["search", "like:a", "+", "like:b", "--region", "0,0,1,1"],
         ["search", "like:a", "--region", "0,0,1"],
         ["search", "red", "--like", "a"],
-        ["explain", "red", "item"],
+        ["explain", "red", "item", "--region", "0,0,1,1"],
         ["explain", "like:a"],
         ["duplicates", "--kind", "alike"],
         ["duplicates", "--list", "--json"],
@@ -169,9 +169,14 @@ def test_reasons_are_boxes_as_text_and_json(run: Run, server: FakeServer, photos
     assert found["tier"] == "same_scene"
     assert found["matches"][0]["query_region"] == [0.5, 0.25, 0.5, 0.5]
     assert found["query_map"] == [[0, 0.25, 0.5], [0.75, 1, 0]]
+    code, out, _ = run("explain", "a red boot", "boots")
+    assert code == 0
+    assert server.seen.calls[-1].text == "a red boot"
+    assert "in the item" in out
+    assert "in the picture" not in out
     code, out, err = run("explain", "like:shoe", "plain")
     assert (code, len(out.splitlines())) == (0, 1)
-    assert "no regions" in err
+    assert "no region agrees" in err
 
 
 # --------------------------------------------------------------- duplicates

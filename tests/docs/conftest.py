@@ -17,17 +17,37 @@ default = "builtin"
 embedder = "fake-for-docs"
 """
 
+EMBEDDER = """
+import numpy as np
+
+from lookalike.backends.embed.base import PatchEmbedder, Window
+from lookalike.backends.testing.fakes import FakeEmbedder
+
+
+class FakeForDocs(FakeEmbedder, PatchEmbedder):
+    patches_know_texts = True
+
+    def embed_patches(self, batch):
+        grids = [np.random.default_rng(seed.tolist()).normal(size=(4, 4, self.dim)) for seed in batch]
+        grids = np.stack(grids)
+        return (grids / np.linalg.norm(grids, axis=-1, keepdims=True)).astype(np.float32)
+
+    def patch_window(self, height, width):
+        return Window(0.0, 0.0, 1.0, 1.0)
+"""
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server; its model "clip", which the pages use for texts, is the fake embedder."""
+    """A real server; its model "clip", which the pages use for texts, is a fake with patches."""
     folder = tmp_path_factory.mktemp("docs-server")
     plugin = folder / "plugin" / "fake_for_docs-1.dist-info"
     plugin.mkdir(parents=True)
     (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-for-docs\nVersion: 1\n")
     (plugin / "entry_points.txt").write_text(
-        "[lookalike.embedders]\nfake-for-docs = lookalike.backends.testing.fakes:FakeEmbedder\n"
+        "[lookalike.embedders]\nfake-for-docs = fake_for_docs:FakeForDocs\n"
     )
+    (plugin.parent / "fake_for_docs.py").write_text(EMBEDDER)
     (folder / "lookalike.toml").write_text(CONFIG)
     paths = [str(plugin.parent), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from PIL import Image
 
 from house import House, open_house
 from lookalike.backends import registry
-from lookalike.backends.errors import DeadlineExceeded
+from lookalike.backends.embed.base import TextEmbedder, TextVectors
+from lookalike.backends.errors import DeadlineExceeded, FailedPrecondition, ModelLacksModality
+from lookalike.backends.types import Prepared, Vectors
 from lookalike.server.domain import (
     NO_MODEL,
     CollectionConfig,
@@ -27,10 +30,13 @@ from lookalike.server.domain import (
     NewItem,
     Region,
     Retention,
+    SearchOptions,
+    TextQuery,
 )
 from lookalike.server.embedding import Embedding
 from lookalike.server.explain import Explainer, Explanation
 from lookalike.server.limits import Limits
+from lookalike.server.models import ModelConfig
 from lookalike.server.pictures import Pictures
 from made_pictures import encoded, scene
 from mosaic import CELLS, GRID, Mosaic
@@ -42,6 +48,28 @@ WIDTH = 360
 EDGE = (WIDTH - SIDE) // 2
 
 
+class Reader(Mosaic, TextEmbedder):
+    """Reads the name of a colour: it lies where patches of that colour do."""
+
+    space, dim = "reader/1", CELLS * CELLS * 3
+    patches_know_texts = True
+    colours: ClassVar = {"red": (255, 0, 0), "green": (0, 255, 0)}
+
+    def embed_prepared(self, batch: Sequence[Prepared]) -> Vectors:
+        return np.asarray(self.embed_patches(batch).mean(axis=(1, 2)), np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> TextVectors:
+        rows = [np.tile(np.array(self.colours[text]) - 126.5, CELLS * CELLS) for text in texts]
+        return TextVectors(np.stack(rows).astype(np.float32), [False] * len(texts))
+
+
+class Vague(Reader):
+    """Reads, but texts are nowhere near patches."""
+
+    space = "vague/1"
+    patches_know_texts = False
+
+
 class Unjudged:
     def judge(self, collection: object, picture: object, matches: object) -> list[Judgement]:
         return [Judgement(None, None)]
@@ -49,8 +77,10 @@ class Unjudged:
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(registry.embedders, "resolve", lambda name: Mosaic)
-    with open_house(tmp_path / "data") as opened:
+    made = {"builtin": Mosaic, "reader": Reader, "vague": Vague}
+    monkeypatch.setattr(registry.embedders, "resolve", made.__getitem__)
+    configs = {name: ModelConfig(name) for name in made}
+    with open_house(tmp_path / "data", configs=configs) as opened:
         yield opened
 
 
@@ -152,6 +182,33 @@ def test_a_thing_that_lies_between_patches_is_found(house: House, explainer: Exp
         inside = (y > top) & (y < top + 160) & (x > left) & (x < left + 160)
         good += float(heat[inside].mean()) > float(heat[~inside].mean())
     assert good >= 6
+
+
+def test_a_text_is_found_in_the_picture_of_an_item(house: House, explainer: Explainer) -> None:
+    house.library.create_collection(CollectionConfig("said", model="reader"), False)
+    picture = np.full((SIDE, WIDTH, 3), 90, np.uint8)
+    picture[: 4 * PATCH, EDGE + 3 * PATCH : EDGE + 7 * PATCH] = (240, 20, 20)
+    house.put([NewItem("it", encoded(picture))], "said")
+    found = explainer.explain("said", TextQuery("red"), "it", deadline=None)
+    [match] = found.agreement.matches
+    np.testing.assert_allclose(sides(match.item_region), box(0, 3), atol=0.02)
+    assert match.strength > 0.9
+    assert found.tier is None
+    assert found.agreement.query_map.size == 0
+    assert found.agreement.item_map.shape == (11, 16)
+    assert found.agreement.item_map[:5, 7:12].min() > 0.9
+    assert found.agreement.item_map[6:].max() < 0.1
+    hits = house.searcher.search("said", TextQuery("red"), SearchOptions(), deadline=None).matches
+    assert found.score == pytest.approx(hits[0].score, abs=1e-5)
+
+
+def test_models_that_cannot_place_a_text_say_so(house: House, explainer: Explainer) -> None:
+    for model, error in (("vague", FailedPrecondition), ("builtin", ModelLacksModality)):
+        house.library.create_collection(CollectionConfig(model, model=model), False)
+        house.put([NewItem("it", encoded(scene(1)))], model)
+        with pytest.raises(error, match="picture") as caught:
+            explainer.explain(model, TextQuery("red"), "it", deadline=None)
+        assert type(caught.value) is error
 
 
 def test_without_the_model_pixels_are_compared(house: House, explainer: Explainer) -> None:

@@ -174,7 +174,8 @@ def _instant(log: DiskLog, rng: random.Random) -> int:
         return rng.randrange(len(log.records) + 1)
     kind = rng.choice(["mark", "sync", "name", "move", "move", "unname", "resize"])
     places = [i for i, record in enumerate(log.records) if record.kind == kind]
-    return min((rng.choice(places) if places else 0) + rng.randrange(3), len(log.records))
+    behind = 1 if kind == "move" else rng.randrange(3)
+    return min((rng.choice(places) if places else 0) + behind, len(log.records))
 
 
 class _Promised:

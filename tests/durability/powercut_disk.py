@@ -177,10 +177,8 @@ def _names_after(
     old: Node, sure: list[Record], rest: list[Record], luck: float, rng: random.Random
 ) -> Node:
     names = dict(old.names or {})
-    if rng.random() < 0.5:  # a journal: what happened first is there first
-        happened = rest[: sum(rng.random() < luck for _ in rest)]
-    else:
-        happened = [record for record in rest if rng.random() < luck]
+    there = _chosen(len(rest), luck, rng)
+    happened = [record for record, done in zip(rest, there, strict=True) if done]
     for record in (*sure, *happened):
         if record.kind != "name":
             names.pop(record.other if record.kind == "move" else record.name, None)
@@ -189,17 +187,25 @@ def _names_after(
     return Node(names)
 
 
+def _chosen(count: int, luck: float, rng: random.Random) -> list[bool]:
+    """Choose which of so many changes are there though nothing made them durable."""
+    match rng.randrange(3):
+        case 0:  # as a journal has it: what happened first is there first
+            first = sum(rng.random() < luck for _ in range(count))
+            return [i < first for i in range(count)]
+        case 1:
+            return [rng.random() < luck for _ in range(count)]
+    missing = rng.randrange(count) if count else 0
+    return [i != missing for i in range(count)]
+
+
 def _content_after(
     old: Node, sure: list[Record], rest: list[Record], luck: float, rng: random.Random
 ) -> Node:
     content = bytearray(old.content)
     for record in sure:
         _apply(content, record)
-    if rng.random() < 0.5:
-        happened = [True] * sum(rng.random() < luck for _ in rest)
-        happened += [False] * (len(rest) - len(happened))
-    else:
-        happened = [rng.random() < luck for _ in rest]
+    happened = _chosen(len(rest), luck, rng)
     last = max((i for i, done in enumerate(happened) if done), default=-1)
     for i, (record, done) in enumerate(zip(rest, happened, strict=True)):
         if i == last and record.kind == "write" and luck < 1.0:

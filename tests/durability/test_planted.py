@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
 
+from durability import powercut
 from durability.kills import KillLoop
 from durability.planted import PLANTS
 from durability.probes import PROBES, Probe
@@ -82,3 +84,11 @@ def test_every_planted_bug_is_found(tmp_path: Path, capsys: pytest.CaptureFixtur
             print(f"{kills:4d} kills  {name:28s} {violation.check}")
     missed = {n: str(v) for n, (v, _) in found.items() if v.check not in PLANTS[n].found_by}
     assert not missed
+
+
+def test_the_page_names_every_bug_and_what_sees_it() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/reliability.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    expected = [(name, plant.what, plant.found_by[0]) for name, plant in PLANTS.items()]
+    expected += [(name, what, "power cuts") for name, what in powercut.PLANTS.items()]
+    assert sorted(rows) == sorted(expected)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import typer
 
-from lookalike.client import Client, NewItem, WriteResult
+from lookalike.client import Client, Health, NewItem, WriteResult
 from lookalike.client.errors import DataLoss, FileExists, Overloaded, Unavailable
 from lookalike.client.local_server import LocalServer
 from lookalike.server import __main__ as server_main
@@ -292,6 +292,27 @@ def test_a_caller_that_does_not_read_is_left_behind(
             with pytest.raises(grpc.RpcError) as caught:
                 list(call)
             assert caught.value.code() == grpc.StatusCode.CANCELLED, name
+
+
+def test_a_server_that_is_stopped_ends_its_backup(tmp_path: Path) -> None:
+    server = LocalServer(tmp_path / "data")
+    with server, Client(server.address) as client:
+        client.create_collection("v", model="none", dimension=2048)
+        vectors = np.random.default_rng(1).standard_normal((1500, 2048)).astype(np.float32)
+        client.upload((NewItem(f"{n}", None, v) for n, v in enumerate(vectors)), collection="v")
+
+        def stop(done: int, total: int) -> None:
+            os.kill(server.pid, signal.SIGTERM)
+            while client.health("") is not Health.NOT_SERVING:
+                time.sleep(0.01)
+
+        with pytest.raises(Unavailable):
+            client.backup(tmp_path / "b", progress=stop)
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 20, "it waited for the backup as long as it may"
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert not (tmp_path / "data" / "backup.part").exists()
 
 
 def test_a_server_that_is_killed_while_it_sends_leaves_no_file_and_no_copy(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ from lookalike.server.domain import (
     Region,
     SearchOptions,
     StoredImage,
+    TextQuery,
     Tier,
     View,
     WriteMode,
@@ -265,7 +266,7 @@ class FakeExplainer:
     def explain(
         self,
         collection: str,
-        query: ImageQuery | ItemQuery,
+        query: ImageQuery | ItemQuery | TextQuery,
         item_id: str,
         *,
         deadline: float | None,
@@ -274,7 +275,7 @@ class FakeExplainer:
             raise ItemNotFound("There is none.", field="id", id=query.id)
         if item_id == "nobody":
             raise ItemNotFound("There is none.", field="id", id=item_id)
-        part = query.region or Region(0.0, 0.0, 1.0, 1.0)
+        part = getattr(query, "region", None) or Region(0.0, 0.0, 1.0, 1.0)
         heat = np.array([[0.0, 0.25, 0.5], [0.75, 1.0, 0.0]], np.float32)
         match = RegionMatch(part, Region(0.25, 0.5, 0.25, 0.5), 0.75)
         return Explanation(0.5, Tier.SIMILAR, Agreement((match,), heat, heat.T))

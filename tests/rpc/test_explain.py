@@ -25,6 +25,14 @@ def test_an_explanation_comes_back_whole(server: Server) -> None:
     assert (answer.item_map.rows, answer.item_map.columns) == (3, 2)
 
 
+def test_a_text_has_no_region_and_no_map(server: Server) -> None:
+    answer = server.search.Explain(pb.ExplainRequest(text="a boot", item_id="i"))
+    [match] = answer.matches
+    assert not match.HasField("query_region")
+    assert match.item_region.width == 0.25
+    assert answer.item_map.rows == 3
+
+
 @pytest.mark.parametrize(
     ("request_", "reason", "field"),
     [
@@ -38,6 +46,11 @@ def test_an_explanation_comes_back_whole(server: Server) -> None:
             ),
             "ARGUMENT_INVALID",
             "region.width",
+        ),
+        (
+            pb.ExplainRequest(text="a", item_id="i", region=types_pb2.Region(width=0.5, height=1)),
+            "ARGUMENT_INVALID",
+            "region",
         ),
         (pb.ExplainRequest(image=types_pb2.Image(), item_id="i"), "ARGUMENT_INVALID", "image"),
     ],

@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_to_the_very_weights_of_an_unbroken_one(
 
 
 @needs_onnx
-@pytest.mark.parametrize("stored", ["float16", "int8"])
+@pytest.mark.parametrize("stored", ["mixed", "int8"])
 def test_the_exported_file_gives_the_students_vectors(
     few: Path, trained: Path, stored: str
 ) -> None:

@@ -197,16 +197,19 @@ def explain(
     item_id: str,
     image: Picture | None,
     like: str | None,
+    text: str | None,
     region: RegionLike | None,
     collection: str,
 ) -> Call[answers.Explanation]:
-    if (image is None) == (like is None):
-        raise QueryMissing("Say what the item is compared with: either image or like.")
+    if sum(one is not None for one in (image, like, text)) != 1:
+        raise QueryMissing("Say what the item is compared with: one of image, like and text.")
     request = search_service_pb2.ExplainRequest(
         collection=collection, item_id=item_id, region=region_message(region)
     )
     if image is not None:
         request.image.data = picture_bytes(image)
+    elif text is not None:
+        request.text = text
     else:
         request.query_item_id = like or ""
     return Call("SearchService", "Explain", request, wire.explanation)

@@ -89,11 +89,16 @@ class Searching(Transport):
         *,
         image: Picture | None = None,
         like: str | None = None,
+        text: str | None = None,
         region: RegionLike | None = None,
         collection: str = "",
     ) -> answers.Explanation:
-        """Say which regions of an item's picture agree with those of a picture or an item."""
-        return self._call(calls.explain(item_id, image, like, region, collection))
+        """Say which regions of an item's picture agree with those of a picture or an item.
+
+        Or where in it a text is: the model must be a CLIP, and all is relative to the
+        place that fits best.
+        """
+        return self._call(calls.explain(item_id, image, like, text, region, collection))
 
     def find_duplicates(
         self,

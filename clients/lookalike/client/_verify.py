@@ -73,6 +73,7 @@ def read(
 ) -> Verification:
     """Read a check to its end. Raises DataLoss if it stops before."""
     findings: list[VerifyFinding] = []
+    end: pb.VerifySummary | None = None
     for message in messages:
         match message.WhichOneof("event"):
             case "progress":
@@ -84,15 +85,16 @@ def read(
                     on_finding(findings[-1])
             case "summary":
                 end = message.summary
-                return Verification(
-                    seq=end.seq,
-                    collection_count=end.collection_count,
-                    item_count=end.item_count,
-                    probed_count=end.probed_count,
-                    reached_count=end.reached_count,
-                    findings=tuple(findings),
-                )
-    raise DataLoss("The check stopped before its end; run it again.")
+    if end is None:
+        raise DataLoss("The check stopped before its end; run it again.")
+    return Verification(
+        seq=end.seq,
+        collection_count=end.collection_count,
+        item_count=end.item_count,
+        probed_count=end.probed_count,
+        reached_count=end.reached_count,
+        findings=tuple(findings),
+    )
 
 
 def _progress(message: pb.VerifyProgress) -> VerifyProgress:

@@ -240,7 +240,10 @@ def _search_schemas() -> dict[str, Any]:
         "params": _FREE,
         "parts": {**_list(_object({**inputs, "weight": _NUMBER})), "maxItems": 32},
     }
-    explain = {**dict.fromkeys(("collection", "query_item_id", "item_id"), _TEXT), "region": region}
+    explain = {
+        **dict.fromkeys(("collection", "query_item_id", "text", "item_id"), _TEXT),
+        "region": region,
+    }
     explanation = {
         **dict.fromkeys(("query_map", "item_map"), _FREE),
         "score": _NUMBER,

@@ -583,98 +583,6 @@ class StreamSearchResponse(_message.Message):
 Global___StreamSearchResponse: _TypeAlias = StreamSearchResponse  # noqa: Y015
 
 @_typing.final
-class MeasureRecallRequest(_message.Message):
-    """Request of SearchService.MeasureRecall."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    COLLECTION_FIELD_NUMBER: _builtins.int
-    QUERY_COUNT_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    PARAMS_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    collection: _builtins.str
-    """The collection. Empty: "default"."""
-    query_count: _builtins.int
-    """Queries to ask, at most 10,000; 0 means 256. Vectors of stored items, and, up to
-    half of them, queries that the server answered lately.
-    """
-    limit: _builtins.int
-    """Hits of each query; 0 means 10, and 100 is the most."""
-    seed: _builtins.int
-    """What the sample is drawn by: the same number, the same stored items."""
-    @_builtins.property
-    def params(self) -> Global___SearchParams:
-        """How to search; left out: as the server does without."""
-
-    def __init__(
-        self,
-        *,
-        collection: _builtins.str = ...,
-        query_count: _builtins.int = ...,
-        limit: _builtins.int = ...,
-        params: Global___SearchParams | None = ...,
-        seed: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["params", b"params"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "limit", b"limit", "params", b"params", "query_count", b"query_count", "seed", b"seed"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___MeasureRecallRequest: _TypeAlias = MeasureRecallRequest  # noqa: Y015
-
-@_typing.final
-class MeasureRecallResponse(_message.Message):
-    """Answer of SearchService.MeasureRecall."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ESTIMATE_FIELD_NUMBER: _builtins.int
-    EXACT_FIELD_NUMBER: _builtins.int
-    SELF_MATCH_RATE_FIELD_NUMBER: _builtins.int
-    STORED_QUERY_COUNT_FIELD_NUMBER: _builtins.int
-    RECENT_QUERY_COUNT_FIELD_NUMBER: _builtins.int
-    INDEX_MS_FIELD_NUMBER: _builtins.int
-    EXACT_MS_FIELD_NUMBER: _builtins.int
-    exact: _builtins.bool
-    """True if searches compare with every item, so that there was nothing to measure."""
-    self_match_rate: _builtins.float
-    """The share of the sampled items that are the first hit, or as good as it, of a
-    search by their own vectors, 0 to 1.
-    """
-    stored_query_count: _builtins.int
-    """Queries that were vectors of stored items."""
-    recent_query_count: _builtins.int
-    """Queries that the server had answered lately."""
-    index_ms: _builtins.float
-    """Mean time of a search by the index, in milliseconds, one query at a time."""
-    exact_ms: _builtins.float
-    """Mean time of comparing with every item, in milliseconds a query."""
-    @_builtins.property
-    def estimate(self) -> _types_pb2.RecallEstimate:
-        """What was measured."""
-
-    def __init__(
-        self,
-        *,
-        estimate: _types_pb2.RecallEstimate | None = ...,
-        exact: _builtins.bool = ...,
-        self_match_rate: _builtins.float = ...,
-        stored_query_count: _builtins.int = ...,
-        recent_query_count: _builtins.int = ...,
-        index_ms: _builtins.float = ...,
-        exact_ms: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "exact", b"exact", "exact_ms", b"exact_ms", "index_ms", b"index_ms", "recent_query_count", b"recent_query_count", "self_match_rate", b"self_match_rate", "stored_query_count", b"stored_query_count"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___MeasureRecallResponse: _TypeAlias = MeasureRecallResponse  # noqa: Y015
-
-@_typing.final
 class ExplainRequest(_message.Message):
     """Request of SearchService.Explain."""
 
@@ -683,12 +591,15 @@ class ExplainRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     QUERY_ITEM_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     ITEM_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection. Empty: "default"."""
     query_item_id: _builtins.str
     """The picture of this item, if it is kept."""
+    text: _builtins.str
+    """A text. The model must know where in a picture a text is: CLIP does."""
     item_id: _builtins.str
     """The item to explain."""
     @_builtins.property
@@ -697,7 +608,7 @@ class ExplainRequest(_message.Message):
 
     @_builtins.property
     def region(self) -> _types_pb2.Region:
-        """Only this part of the query's picture."""
+        """Only this part of the query's picture. Not with a text."""
 
     def __init__(
         self,
@@ -705,14 +616,15 @@ class ExplainRequest(_message.Message):
         collection: _builtins.str = ...,
         image: _types_pb2.Image | None = ...,
         query_item_id: _builtins.str = ...,
+        text: _builtins.str = ...,
         region: _types_pb2.Region | None = ...,
         item_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "query", b"query", "query_item_id", b"query_item_id", "region", b"region"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "query", b"query", "query_item_id", b"query_item_id", "region", b"region", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "image", b"image", "item_id", b"item_id", "query", b"query", "query_item_id", b"query_item_id", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "image", b"image", "item_id", b"item_id", "query", b"query", "query_item_id", b"query_item_id", "region", b"region", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "query_item_id"]  # noqa: Y015
+    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "query_item_id", "text"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
@@ -739,11 +651,15 @@ class ExplainResponse(_message.Message):
 
     @_builtins.property
     def query_map(self) -> Global___HeatMap:
-        """How much each cell of the query's picture agrees with the item's."""
+        """How much each cell of the query's picture agrees with the item's. Without cells
+        if the query is a text.
+        """
 
     @_builtins.property
     def item_map(self) -> Global___HeatMap:
-        """How much each cell of the item's picture agrees with the query's."""
+        """How much each cell of the item's picture agrees with the query; with a text,
+        relative to the cell that agrees most.
+        """
 
     def __init__(
         self,
@@ -775,7 +691,7 @@ class RegionMatch(_message.Message):
     """How well they agree, 0 to 1."""
     @_builtins.property
     def query_region(self) -> _types_pb2.Region:
-        """In the query's picture."""
+        """In the query's picture. Not set if the query is a text."""
 
     @_builtins.property
     def item_region(self) -> _types_pb2.Region:

@@ -153,12 +153,7 @@ class App:
             models=models,
             jobs=jobs,
             verifier=Verifier(library, store),
-            backups=Backups(
-                store,
-                version=self._version,
-                clock=self._clock,
-                reserve_bytes=files.reserve_bytes,
-            ),
+            backups=Backups(store, files, version=self._version, clock=self._clock),
             exporter=Exporter(library, store, version=self._version),
             limits=limits,
             default_index=default_index,

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import DataLoss, DiskFull, Overloaded
+from lookalike.backends.files import Files
 from lookalike.server.store import Store
 
 MAGIC = b"lookalike backup"
@@ -62,16 +63,15 @@ class Backups:
     def __init__(
         self,
         store: Store,
+        files: Files | None = None,
         *,
         version: str,
         clock: Callable[[], float] = time.time,
-        reserve_bytes: int = 0,
     ) -> None:
         self._store = store
+        self._files = files or Files()
         self._version = version
         self._clock = clock
-        self._reserve_bytes = reserve_bytes
-        """Room on the disk that a copy must not take, beside what is stored meanwhile."""
         self._making = threading.Lock()
         if not store.read_only:
             (store.directory / _PART).unlink(missing_ok=True)
@@ -116,7 +116,7 @@ class Backups:
             time.sleep(min(took_s, _LONGEST_PAUSE_S))
 
         with self._store.moment() as moment:
-            spare = max(_SPARE_BYTES, self._reserve_bytes)
+            spare = max(_SPARE_BYTES, self._files.reserve_bytes)
             if shutil.disk_usage(part.parent).free < moment.size_bytes + spare:
                 raise DiskFull(
                     "A backup needs as much room in the data folder as the database has, "

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,7 @@ _log = logging.getLogger(__name__)
 _ROUNDING = 2.0**-22
 """A length that differs from 1 by so little may be the rounding of float32 numbers."""
 
+T = TypeVar("T")
 Items: TypeAlias = list[Item]
 Results: TypeAlias = list[WriteResult]
 
@@ -398,6 +399,14 @@ class Collection:
     def vectors(self, keys: Keys) -> Vectors:
         """Return (len(keys), dim) float32 in their order. Raises KeyError if one is gone."""
         return self._store.vectors(self.number, keys)
+
+    def between_commits(self, read: Callable[[], T]) -> T:
+        """Return what `read` returns while nothing is committed: engine and store agree then.
+
+        Writes wait for it, so it is for reads that failed otherwise. Raises what `read`
+        raises, and what keeps the store from writing.
+        """
+        return self._store.write(lambda transaction: read()).result()
 
     def wait_level(self, timeout_s: float) -> None:
         """Wait until the engine holds what the store holds."""

@@ -14,7 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
-from lookalike.backends.errors import ImageNotRetained, ItemNotFound, LookalikeError
+from lookalike.backends.errors import (
+    FailedPrecondition,
+    ImageNotRetained,
+    ItemNotFound,
+    LookalikeError,
+)
 from lookalike.backends.types import RgbImage, SearchParams
 from lookalike.server.agreement import Agreement, Heat, agree, heat_shape
 from lookalike.server.collection import Collection
@@ -25,6 +30,7 @@ from lookalike.server.domain import (
     Judgement,
     Match,
     Region,
+    TextQuery,
     Tier,
     Vector,
     View,
@@ -33,7 +39,7 @@ from lookalike.server.embed_queue import PatchGrid
 from lookalike.server.embedding import Embedding
 from lookalike.server.library import Library
 from lookalike.server.models import LoadedModel
-from lookalike.server.patch_agreement import Patches, agree_in_patches
+from lookalike.server.patch_agreement import Patches, agree_in_patches, place_text
 from lookalike.server.pictures import Pictures
 from lookalike.server.queries import Queries
 
@@ -68,20 +74,24 @@ class Explainer:
     def explain(
         self,
         collection: str,
-        query: ImageQuery | ItemQuery,
+        query: ImageQuery | ItemQuery | TextQuery,
         item_id: str,
         *,
         deadline: float | None,
     ) -> Explanation:
         """Compare the pictures of a query and of an item, as the collection's model sees them.
 
+        A text is looked for in the item's picture; all of it is the query's region.
         Raises CollectionNotFound, ItemNotFound, ImageNotRetained (either of the two
-        has neither original nor thumbnail), ModelMismatch, FailedPrecondition, the
-        errors of images and regions, Overloaded, DeadlineExceeded.
+        has neither original nor thumbnail), ModelMismatch, ModelLacksModality and
+        FailedPrecondition (a model that cannot place texts), the errors of images and
+        regions, Overloaded, DeadlineExceeded.
         """
         target = self._library.collection(collection)
         item = target.get(item_id, View.FULL)
         load = _picture_of(target, item, "item_id")
+        if isinstance(query, TextQuery):
+            return self._explain_text(target, query, item, load, deadline)
         model, again = _model_with_patches(target), None
         if isinstance(query, ItemQuery):
             load_query = _picture_of(target, target.get(query.id, View.BASIC), "query_item_id")
@@ -102,6 +112,28 @@ class Explainer:
         if query.region is not None:
             agreement = in_whole(agreement, query.region, ready.picture.shape[:2])
         return Explanation(score, judgement.tier, agreement)
+
+    def _explain_text(
+        self,
+        target: Collection,
+        query: TextQuery,
+        item: Item,
+        load: Callable[[], bytes],
+        deadline: float | None,
+    ) -> Explanation:
+        model = target.model()
+        asked = self._queries.begin(target, query, keep=False, deadline=deadline)
+        if "text" in model.modalities and not model.patches_know_texts:
+            raise FailedPrecondition(
+                f"The model {model.name!r} cannot tell where in a picture a text is. Ask with a "
+                "picture, or use a CLIP.",
+                field="text",
+            )
+        vector = asked().vector  # first, for it may be refused
+        picture = self._embedding.start_reading(load, deadline, model)().picture
+        assert picture is not None
+        agreement = place_text(vector, self._start_seeing(model, picture, deadline)())
+        return Explanation(_score(target, vector, item), None, agreement)
 
     def _start_comparing(
         self, model: LoadedModel | None, query: RgbImage, item: RgbImage, deadline: float | None

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from lookalike.backends.errors import DataLoss, DiskFull, Unavailable
 from lookalike.backends.types import Hits, Keys, Mask, Metric, Rows, Vectors, normalize
 from lookalike.server.collection import Collection
 from lookalike.server.domain import Answer, Item, Match, SearchOptions, Vector, View
@@ -24,8 +25,9 @@ from lookalike.server.ranking import (
     group_key,
 )
 
-_TRIES: Final = 5
-"""Searches whose hits were replaced before they could be fetched are run again."""
+_TRIES: Final = 3
+"""Searches whose hits were replaced before they could be fetched are run again, at last
+between two commits: items that change all the time would be left out otherwise."""
 _LEAST_POOL: Final = 50
 _MOST_POOL: Final = 1000
 """Candidates to choose from at first: five for each match that is wanted, within these."""
@@ -72,9 +74,12 @@ def find(collection: Collection, wanted: Sequence[Wanted]) -> list[Answer]:
         search = _Search(collection, wanted)
         answers = search.run()
         if search.complete:
-            break
+            return answers
         collection.wait_level(5.0)
-    return answers
+    try:
+        return collection.between_commits(_Search(collection, wanted).run)
+    except (DataLoss, DiskFull, Unavailable):  # the store does not write: these are the best
+        return answers
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from lookalike.server.agreement import (
     RegionMatch,
     heat_shape,
 )
-from lookalike.server.domain import Region
+from lookalike.server.domain import Region, Vector
 from lookalike.server.embed_queue import PatchGrid
 
 _Grid: TypeAlias = NDArray[np.float32]
@@ -84,6 +84,25 @@ def agree_in_patches(query: Patches, item: Patches) -> Agreement:
     matches = sorted(_matches(beyond, query, item), key=lambda match: -match.strength)
     heats = _heat(here.reshape(query.grid), query), _heat(there.reshape(item.grid), item)
     return Agreement(tuple(matches[:MOST_MATCHES]), *heats)
+
+
+def place_text(text: Vector, item: Patches) -> Agreement:
+    """Say where in a picture a text is, by its (d,) vector; the query has no map. Any thread.
+
+    Texts are nowhere near patches, and how near depends on the text: so all is relative,
+    0 is as like as patches are on average, and 1 the likeliest. Something is always that.
+    """
+    alike = item.rows @ (text / np.linalg.norm(text))
+    above = alike - alike.mean()
+    best = float(above.max())
+    relative = (above / best if best > _ALL_ALIKE else np.zeros_like(above)).reshape(item.grid)
+    chance = _chance(relative.ravel())
+    box = _densest((relative - chance) / (1 - chance))
+    matches = []
+    if box is not None:
+        strength = min(1.0, max(0.0, float(relative[box].mean())))
+        matches.append(RegionMatch(Region(0.0, 0.0, 1.0, 1.0), _region(box, item), strength))
+    return Agreement(tuple(matches), np.zeros((0, 0), np.float32), _heat(relative, item))
 
 
 def _chance(best: NDArray[np.float32]) -> float:

@@ -98,14 +98,16 @@ class Verifier:
         """
         if not self._running.acquire(blocking=False):
             raise Overloaded("A check is running already; one at a time.", retry_after_s=30.0)
+        check = _Check(self._library, self._store, self._alone)
         try:
             if not self._library.ready:
                 raise CollectionLoading(
                     "The collections are being opened; try again.", retry_after_s=1.0
                 )
-            yield from _Check(self._library, self._store, self._alone).run(collection, probe_count)
+            yield from check.run(collection, probe_count)
         finally:
             self._running.release()
+        yield check.summary()  # when another one may begin
 
 
 class _Check:
@@ -115,22 +117,31 @@ class _Check:
         self._library = library
         self._store = store
         self._alone = alone
+        self._seq = self._collections = 0
         self._items = self._probed = self._reached = self._findings = 0
         self._told = 0.0
         self._began = time.monotonic()
 
     def run(self, name: str, probe_count: int) -> Iterator[Event]:
-        seq = self._store.seq()
+        self._seq = self._store.seq()
         if name:
             collections = [self._library.collection(name)]
         else:
             infos = self._library.list_collections("", 1 << 30)
             collections = [self._library.collection(i.record.config.name) for i in infos]
+        self._collections = len(collections)
         for event in self._all(collections, probe_count):
             self._findings += isinstance(event, Finding)
             yield event
-        yield Summary(
-            seq, len(collections), self._items, self._probed, self._reached, self._findings
+
+    def summary(self) -> Summary:
+        return Summary(
+            self._seq,
+            self._collections,
+            self._items,
+            self._probed,
+            self._reached,
+            self._findings,
         )
 
     def _all(self, collections: Sequence[Collection], probe_count: int) -> Iterator[Event]:

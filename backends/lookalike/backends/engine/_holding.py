@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lookalike.backends.engine._manifest import Doubtful, Manifest
-from lookalike.backends.engine._snapshot import Disk
+from lookalike.backends.engine._snapshot import INDEX, ROWS, Disk
 from lookalike.backends.engine._view import View
 from lookalike.backends.types import Keys, Vectors
 
@@ -36,7 +36,10 @@ class LocalHolding:
                 yield part.segment.keys[chosen], part.segment.vectors[chosen]
 
     def faults(self) -> Iterator[str]:
-        """Compare every file of the snapshot with the manifest's checksums."""
+        """Compare the files of the snapshot that are in use with the manifest's checksums.
+
+        What was found damaged at the opening has been thrown away, if not yet removed.
+        """
         found: list[str] = []
         for _ in range(_TRIES):
             manifest, found = self._look()
@@ -53,13 +56,24 @@ class LocalHolding:
             gone = ["the snapshot is gone"] if self._disk.seq else []
             return None, gone
         found: list[str] = []
+        used = self._used()
         for record in manifest.segments:
-            for name in record.files:
+            for name in used.get(record.name, set()) & record.files.keys():
                 try:
                     self._disk.verify(record, name)
                 except Doubtful as doubt:
                     found.append(f"{record.name}: {doubt}")
         return manifest, found
+
+    def _used(self) -> dict[str, set[str]]:
+        """Return the files of each segment that are searched, or kept for the next start."""
+        used: dict[str, set[str]] = {}
+        for part in self._view.parts:
+            segment = part.segment
+            if segment.number >= 0:
+                names = {ROWS} if segment.index is None else {ROWS, INDEX}
+                used[f"segment-{segment.number:08d}"] = names
+        return used
 
     def _manifest(self) -> Manifest | None:
         try:

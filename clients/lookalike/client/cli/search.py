@@ -179,7 +179,7 @@ def _sheet(
 def explain(
     thing: Annotated[
         str,
-        typer.Argument(metavar="PICTURE", help="A picture, - for one on stdin, or like:ID."),
+        typer.Argument(metavar="THING", help="A picture, - for one on stdin, like:ID, or words."),
     ],
     item_id: Annotated[str, typer.Argument(metavar="ID", help="The item that it is like.")],
     region: Box = "",
@@ -190,10 +190,11 @@ def explain(
     """Say why an item is like a picture: which regions of the two agree.
 
     Boxes are left, top, width, height in fractions of each picture, the strongest first.
+    With words and a CLIP: where in the item's picture they fit best.
     """
     (operand,) = parse_query([thing])
-    if operand.kind == "text":
-        raise UsageError(f"{thing!r} is no file; explain takes a picture or like:ID")
+    if operand.kind == "text" and region:
+        raise UsageError("--region is a part of a picture; words have none")
     query, box = query_of([operand]), read_region(region)
     with _options.connect(server) as client:
         found = client.explain(item_id, **query, region=box, collection=collection)
@@ -202,17 +203,22 @@ def explain(
 
         print_json(found)
     else:
-        _print_explanation(found)
+        _print_explanation(found, has_picture=operand.kind != "text")
     return _exit.DONE
 
 
-def _print_explanation(found: Explanation) -> None:
+def _print_explanation(found: Explanation, *, has_picture: bool) -> None:
     from lookalike.client.cli._output import print_table
     from lookalike.client.meaning import meaning_of_tier
 
     print(", ".join(filter(None, (f"score {found.score:.3f}", meaning_of_tier(found.tier)))))
     if not found.matches:
-        say("no regions of the two agree more than the others")
+        say("no region agrees more than the others")
+        return
+    if not has_picture:
+        print_table(
+            ["strength", "in the item"], [[m.strength, _box(m.item_region)] for m in found.matches]
+        )
         return
     rows = [[m.strength, _box(m.query_region), _box(m.item_region)] for m in found.matches]
     print_table(["strength", "in the picture", "in the item"], rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lookalike.backends.errors import ItemNotFound, QueryMissing
+from lookalike.backends.errors import InvalidArgument, ItemNotFound, QueryMissing
 from lookalike.server.agreement import Heat
-from lookalike.server.domain import ImageQuery, ItemQuery, Region
+from lookalike.server.domain import ImageQuery, ItemQuery, Region, TextQuery
 from lookalike.server.limits import Limits, check_id
 from lookalike.server.rpc.ports import Explainer
 from lookalike.server.rpc.wire import read_name
 from lookalike.server.rpc.wire_items import read_image
-from lookalike.server.rpc.wire_queries import TIERS, read_region
+from lookalike.server.rpc.wire_queries import TIERS, read_region, read_text
 from lookalike.v1 import search_service_pb2 as pb
 from lookalike.v1 import types_pb2
 
@@ -23,6 +23,7 @@ def explain(
     """
     name = read_name(request.collection, "collection")
     query = _read_query(request, limits)
+    has_picture = not isinstance(query, TextQuery)
     check_id(request.item_id, limits, "item_id")
     try:
         found = explainer.explain(name, query, request.item_id, deadline=deadline)
@@ -36,7 +37,7 @@ def explain(
         tier=TIERS[found.tier],
         matches=[
             pb.RegionMatch(
-                query_region=_write_region(match.query_region),
+                query_region=_write_region(match.query_region) if has_picture else None,
                 item_region=_write_region(match.item_region),
                 strength=match.strength,
             )
@@ -47,7 +48,7 @@ def explain(
     )
 
 
-def _read_query(request: pb.ExplainRequest, limits: Limits) -> ImageQuery | ItemQuery:
+def _read_query(request: pb.ExplainRequest, limits: Limits) -> ImageQuery | ItemQuery | TextQuery:
     region = read_region(request.region, "region")
     match request.WhichOneof("query"):
         case "image":
@@ -55,7 +56,15 @@ def _read_query(request: pb.ExplainRequest, limits: Limits) -> ImageQuery | Item
         case "query_item_id":
             check_id(request.query_item_id, limits, "query_item_id")
             return ItemQuery(request.query_item_id, region)
-    raise QueryMissing("There is no picture to compare with; set image or query_item_id.")
+        case "text" if region is not None:
+            raise InvalidArgument(
+                "A region is part of a picture, and a text has none; leave it out.", field="region"
+            )
+        case "text":
+            return TextQuery(read_text(request.text, limits, "text"))
+    raise QueryMissing(
+        "There is nothing to compare with; set image, query_item_id or text.",
+    )
 
 
 def _write_region(region: Region) -> types_pb2.Region:

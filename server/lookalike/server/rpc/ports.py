@@ -32,6 +32,7 @@ from lookalike.server.domain import (
     Query,
     SearchOptions,
     StoredImage,
+    TextQuery,
     View,
     WriteMode,
     WriteResult,
@@ -111,7 +112,7 @@ class Explainer(Protocol):
     def explain(
         self,
         collection: str,
-        query: ImageQuery | ItemQuery,
+        query: ImageQuery | ItemQuery | TextQuery,
         item_id: str,
         *,
         deadline: float | None,
