@@ -17,6 +17,7 @@ from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
 from lookalike.server.rpc.search import SearchService
+from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.system import ServerFacts, SystemService
 from lookalike.server.rpc.upload import Uploads
 from lookalike.v1 import (
@@ -53,6 +54,7 @@ class Server:
     embedding: FakeEmbedding
     jobs: FakeJobs
     uploads: Uploads
+    search_streams: SearchStreams
     server: grpc.Server
     channel: grpc.Channel
 
@@ -71,9 +73,10 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
     ingest, embedding, searcher = FakeIngest(library), FakeEmbedding(models), FakeSearcher(library)
     duplicates = FakeDuplicates(library)
     uploads = Uploads(library, ingest, limits)
+    search_streams = SearchStreams(limits.max_search_streams)
     size = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.server(
-        ThreadPoolExecutor(calls + streams + limits.max_uploads + 4),
+        ThreadPoolExecutor(calls + streams + limits.max_uploads + limits.max_search_streams + 4),
         interceptors=[CallGuard(Slots(calls, "calls"), Slots(streams, "streams"))],
         options=[("grpc.so_reuseport", 0), *size],
     )
@@ -102,6 +105,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
             explainer=FakeExplainer(),
             facets=FakeFacets(),
             duplicates=duplicates,
+            streams=search_streams,
         ),
         server,
     )
@@ -113,7 +117,16 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=size) as channel:
         yield Server(
-            library, ingest, searcher, duplicates, embedding, jobs, uploads, server, channel
+            library,
+            ingest,
+            searcher,
+            duplicates,
+            embedding,
+            jobs,
+            uploads,
+            search_streams,
+            server,
+            channel,
         )
     server.stop(1).wait()
 

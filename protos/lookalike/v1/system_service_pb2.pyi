@@ -101,6 +101,7 @@ class Limits(_message.Message):
     MAX_SEARCH_LIMIT_FIELD_NUMBER: _builtins.int
     MAX_METADATA_BYTES_FIELD_NUMBER: _builtins.int
     MAX_UPLOADS_FIELD_NUMBER: _builtins.int
+    MAX_SEARCH_STREAMS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Bytes of one gRPC message."""
     max_image_bytes: _builtins.int
@@ -115,6 +116,8 @@ class Limits(_message.Message):
     """Bytes of an item's metadata as protobuf."""
     max_uploads: _builtins.int
     """Upload streams at the same time."""
+    max_search_streams: _builtins.int
+    """Streams of searches at the same time."""
     def __init__(
         self,
         *,
@@ -125,10 +128,11 @@ class Limits(_message.Message):
         max_search_limit: _builtins.int = ...,
         max_metadata_bytes: _builtins.int = ...,
         max_uploads: _builtins.int = ...,
+        max_search_streams: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_search_limit", b"max_search_limit", "max_uploads", b"max_uploads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_search_limit", b"max_search_limit", "max_search_streams", b"max_search_streams", "max_uploads", b"max_uploads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,25 +15,20 @@ from lookalike.backends.engine.base import Engine
 from lookalike.backends.errors import (
     CollectionLoading,
     DataLoss,
-    DimensionMismatch,
     FailedPrecondition,
     ImageNotRetained,
     ItemNotFound,
     ModelMismatch,
     ModelNotFound,
-    VectorNotFinite,
-    VectorZero,
 )
 from lookalike.backends.types import (
     Changes,
     Hits,
     IndexSpec,
     Keys,
-    Metric,
     Progress,
     SearchParams,
     Vectors,
-    normalize,
 )
 from lookalike.server.digest import with_metadata
 from lookalike.server.domain import (
@@ -54,13 +49,10 @@ from lookalike.server.domain import (
 from lookalike.server.models import LoadedModel, Models
 from lookalike.server.names import Names
 from lookalike.server.store import Store, Transaction, ValueCounts
+from lookalike.server.vectors import as_kept
 
 _log = logging.getLogger(__name__)
 
-_ROUNDING = 2.0**-22
-"""A length that differs from 1 by so little may be the rounding of float32 numbers."""
-
-T = TypeVar("T")
 Items: TypeAlias = list[Item]
 Results: TypeAlias = list[WriteResult]
 
@@ -207,27 +199,7 @@ class Collection:
 
         Raises DimensionMismatch, VectorNotFinite, VectorZero.
         """
-        config = self.record.config
-        if len(vector) != config.dimension:
-            raise DimensionMismatch(
-                f"The vector has {len(vector)} numbers; the collection {self.name!r} has "
-                f"{config.dimension}.",
-                field="vector",
-                expected=config.dimension,
-                actual=len(vector),
-            )
-        wide = vector.astype(np.float64)
-        length = np.sqrt(wide @ wide)  # as large as can be, squares of float32 fit float64
-        if not np.isfinite(length):
-            raise VectorNotFinite("The vector has a number that is not finite.", field="vector")
-        if config.metric is not Metric.COSINE or abs(length - 1.0) <= _ROUNDING:
-            # Of length 1 already, but for rounding: what was read comes back bit by bit.
-            return np.ascontiguousarray(vector, dtype=np.float32)
-        if not length:
-            raise VectorZero(
-                "The vector is all zero, which has no direction to compare.", field="vector"
-            )
-        return np.ascontiguousarray(wide / length, np.float32)
+        return as_kept(vector, self.record.config)
 
     # ------------------------------------------------------------------ items
 

@@ -50,6 +50,8 @@ class Limits:
     """Numbers of a vector."""
     max_uploads: int = 16
     """Upload streams at the same time."""
+    max_search_streams: int = 32
+    """Streams of searches at the same time."""
     max_open_chunked: int = 16
     """Unfinished chunked items of one stream."""
     upload_window_items: int = 256

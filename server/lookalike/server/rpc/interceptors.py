@@ -29,6 +29,7 @@ _LASTING = frozenset(
     {"WatchJob", "FindDuplicates", "Verify", "Backup", "ExportItems", "ServerReflectionInfo"}
 )
 """Methods whose calls last as long as their callers like."""
+_BOUNDED_ELSEWHERE = frozenset({"UploadItems", "StreamSearch"})
 _CLEAN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _FAR_S = 10 * 365 * 86400.0
 
@@ -101,7 +102,7 @@ class CallGuard(grpc.ServerInterceptor):
         return handler._replace(**{kind: behaviour})
 
     def _slots(self, name: str) -> Slots | None:
-        if name == "UploadItems":
+        if name in _BOUNDED_ELSEWHERE:
             return None
         return self._streams if name in _LASTING else self._calls
 

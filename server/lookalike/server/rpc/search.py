@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -14,6 +15,7 @@ from lookalike.server.rpc.explain import explain
 from lookalike.server.rpc.facets import count_values
 from lookalike.server.rpc.interceptors import deadline_of
 from lookalike.server.rpc.ports import Duplicates, Explainer, Facets, Searcher
+from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.status import in_band
 from lookalike.server.rpc.wire import check_batch, read_name
 from lookalike.server.rpc.wire_queries import read_search, write_answer
@@ -36,11 +38,13 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         explainer: Explainer,
         facets: Facets,
         duplicates: Duplicates,
+        streams: SearchStreams,
     ) -> None:
         self._searcher = searcher
         self._explainer = explainer
         self._facets = facets
         self._duplicates = duplicates
+        self._streams = streams
         self._limits = limits
         self._default_deadline_s = default_deadline_s
 
@@ -80,6 +84,12 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         self._answer(good, results, deadline)
         return pb.BatchSearchResponse(results=results)
 
+    def StreamSearch(
+        self, requests: Iterator[pb.StreamSearchRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamSearchResponse]:
+        """Answer queries in turn; those that fail have an error in their place."""
+        return self._streams.run(requests, context, self._answer_in_turn)
+
     def Explain(
         self, request: pb.ExplainRequest, context: grpc.ServicerContext
     ) -> pb.ExplainResponse:
@@ -100,6 +110,20 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         response = count_values(self._facets, request, self._limits)
         self._check_size(response.ByteSize(), "limit")
         return response
+
+    def _answer_in_turn(self, message: pb.SearchRequest) -> pb.BatchSearchResult:
+        deadline = time.monotonic() + self._default_deadline_s
+        try:
+            collection = read_name(message.collection, "search.collection")
+            query, options = read_search(message, self._limits, "search.")
+            answer = self._searcher.search(collection, query, options, deadline=deadline)
+            response = write_answer(answer, options.view)
+            self._check_size(response.ByteSize(), "search.limit")
+        except LookalikeError as error:
+            if isinstance(error, ItemNotFound):
+                _name_item(error)
+            return pb.BatchSearchResult(error=in_band(error, "search"))
+        return pb.BatchSearchResult(response=response)
 
     def _answer(
         self,

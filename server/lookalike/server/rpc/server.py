@@ -37,6 +37,7 @@ from lookalike.server.rpc.ports import (
     Verifier,
 )
 from lookalike.server.rpc.search import SearchService
+from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.system import ServerFacts, SystemService
 from lookalike.server.rpc.upload import Uploads
 from lookalike.v1 import (
@@ -111,10 +112,12 @@ class Front:
         limits = domain.limits
         self._health = health.HealthServicer()
         self._uploads = Uploads(domain.library, domain.ingest, limits)
+        self._streams = SearchStreams(limits.max_search_streams)
         self._guard = CallGuard(
             Slots(threads, "calls"), Slots(_LASTING_CALLS, "calls that last, like watching a job")
         )
-        workers = threads + limits.max_uploads + _LASTING_CALLS + _SPARE_THREADS
+        streams = limits.max_uploads + limits.max_search_streams + _LASTING_CALLS
+        workers = threads + streams + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(workers, thread_name_prefix="rpc"),
             interceptors=[self._guard],
@@ -161,6 +164,7 @@ class Front:
                 explainer=domain.explainer,
                 facets=domain.facets,
                 duplicates=domain.duplicates,
+                streams=self._streams,
             ),
             server,
         )
@@ -195,6 +199,7 @@ class Front:
         """
         self._health.enter_graceful_shutdown()
         self._uploads.drain(grace_s)
+        self._streams.drain()
         self._guard.drain(grace_s)
         self._server.stop(_LAST_WORDS_S if grace_s else 0).wait()
 

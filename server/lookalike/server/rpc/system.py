@@ -55,6 +55,7 @@ class SystemService(system_service_pb2_grpc.SystemServiceServicer):
                 max_search_limit=limits.max_search_limit,
                 max_metadata_bytes=limits.max_metadata_bytes,
                 max_uploads=limits.max_uploads,
+                max_search_streams=limits.max_search_streams,
             ),
             default_model=self._models.default,
             engine=self._facts.engine,

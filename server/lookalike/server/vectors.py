@@ -1,0 +1,41 @@
+"""What becomes of a vector that is brought along."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from lookalike.backends.errors import DimensionMismatch, VectorNotFinite, VectorZero
+from lookalike.backends.types import Metric
+from lookalike.server.domain import CollectionConfig, Vector
+
+_ROUNDING: Final = 2.0**-22
+"""A length that differs from 1 by so little may be the rounding of float32 numbers."""
+
+
+def as_kept(vector: Vector, config: CollectionConfig) -> Vector:
+    """Return a (dim,) vector as its collection keeps it: of length 1 if cosine.
+
+    Raises DimensionMismatch, VectorNotFinite, VectorZero.
+    """
+    if len(vector) != config.dimension:
+        raise DimensionMismatch(
+            f"The vector has {len(vector)} numbers; the collection {config.name!r} has "
+            f"{config.dimension}.",
+            field="vector",
+            expected=config.dimension,
+            actual=len(vector),
+        )
+    wide = vector.astype(np.float64)
+    length = float(np.sqrt(wide @ wide))  # as large as they may be, squares fit float64
+    if not np.isfinite(length):
+        raise VectorNotFinite("The vector has a number that is not finite.", field="vector")
+    if config.metric is not Metric.COSINE or abs(length - 1.0) <= _ROUNDING:
+        # Of length 1 already, but for rounding: what was read comes back bit by bit.
+        return np.ascontiguousarray(vector, dtype=np.float32)
+    if not length:
+        raise VectorZero(
+            "The vector is all zero, which has no direction to compare.", field="vector"
+        )
+    return np.ascontiguousarray(wide / length, np.float32)
