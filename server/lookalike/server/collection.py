@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -53,6 +53,7 @@ from lookalike.server.vectors import as_kept
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Items: TypeAlias = list[Item]
 Results: TypeAlias = list[WriteResult]
 
