@@ -271,6 +271,15 @@ class FakeServer(
                 del self.items[(request.collection, item_id)]
         return V1.DeleteItemsResponse(deleted_count=len(ids))
 
+    def ExportItems(self, request: Any, context: Any) -> Iterator[Any]:
+        items = [kept for (name, _), (kept, _) in self.items.items() if name == request.collection]
+        collection = V1.Collection(name=request.collection, dimension=DIM, item_count=len(items))
+        yield V1.ExportItemsResponse(start=V1.ExportStart(collection=collection))
+        for kept in items:
+            item = types_pb2.Item(id=kept.id, metadata=kept.metadata, vector=kept.vector)
+            yield V1.ExportItemsResponse(batch=V1.ExportBatch(items=[V1.ExportedItem(item=item)]))
+        yield V1.ExportItemsResponse(end=V1.ExportEnd(item_count=len(items)))
+
     def GetItemImage(self, request: Any, context: Any) -> Iterator[Any]:
         self._maybe_fail(request, context)
         stored = self.items.get((request.collection, request.id))

@@ -176,6 +176,15 @@ def test_an_id_prefix_and_a_collection_are_passed_on(
     assert set(server.items) == {("other", "p/a.jpg"), ("other", "p/sub/b.png")}
 
 
+def test_paths_are_attached_when_asked_for(run: Run, server: FakeServer, photos: Path) -> None:
+    assert run("index", photos, "-q", "--id-prefix", "p/", "--attach-path")[0] == 0
+    code, out, _ = run("items", "get", "p/sub/b.png", "--json")
+    assert code == 0
+    assert json.loads(out)["metadata"] == {"name": "b.png", "folder": "sub"}
+    assert run("index", photos, "-q")[0] == 0
+    assert json.loads(run("items", "get", "a.jpg", "--json")[1])["metadata"] == {}
+
+
 def test_two_files_of_one_id_are_refused(run: Run, photos: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

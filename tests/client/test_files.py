@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.client._calls import NewItem
-from lookalike.client._files import Upload, find_files
+from lookalike.client._files import Upload, find_files, path_metadata
 
 
 def ids(path: Path, *, all_files: bool = False) -> list[str]:
@@ -91,3 +91,74 @@ def test_a_source_may_mix_what_it_is_made_of(tmp_path: Path) -> None:
     assert entries[5].error is not None
     with pytest.raises(TypeError, match="list"):
         list(Upload(b"x"))
+
+
+def attached(source: object, **options: object) -> list[dict[str, object]]:
+    entries = Upload(source, attach_path=True, **options)  # type: ignore[arg-type]
+    return [dict(entry.item.metadata) for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "name"),
+    [
+        ("a.jpg", ".", "a.jpg"),
+        ("shoes/a.jpg", "shoes", "a.jpg"),
+        ("shoes/red/a.jpg", "shoes/red", "a.jpg"),
+        ("/srv/a.jpg", "/srv", "a.jpg"),
+        ("/a.jpg", "/", "a.jpg"),
+        ("../a.jpg", "..", "a.jpg"),
+        ("../shoes/../boots/a.jpg", "../boots", "a.jpg"),
+        ("shoes/../a.jpg", ".", "a.jpg"),
+        ("caf\\xe9/a b.jpg", "caf\\xe9", "a b.jpg"),
+    ],
+)
+def test_a_path_is_a_folder_and_a_name(path: str, folder: str, name: str) -> None:
+    assert path_metadata(path) == {"name": name, "folder": folder}
+
+
+def test_files_bring_their_paths_below_the_folder(tmp_path: Path) -> None:
+    make(tmp_path, "top/a.jpg", "top/shoes/red/b.jpg", "elsewhere/c.jpg")
+    (tmp_path / "top" / "linked").symlink_to(tmp_path / "elsewhere")
+    wanted = [
+        {"name": "a.jpg", "folder": "."},
+        {"name": "c.jpg", "folder": "linked"},
+        {"name": "b.jpg", "folder": "shoes/red"},
+    ]
+    for root in (tmp_path / "top", tmp_path / "elsewhere" / ".." / "top"):
+        assert attached(root) == wanted
+        assert attached(root, id_prefix="prefix/") == wanted
+        assert attached(list(find_files(root))) == wanted
+    assert [dict(entry.item.metadata) for entry in Upload(tmp_path / "top")] == [{}, {}, {}]
+
+
+def test_a_file_that_is_named_itself_has_the_folder_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "shoes/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    a = {"name": "a.jpg", "folder": "shoes"}
+    for source in ("shoes/a.jpg", Path("./shoes//a.jpg"), [NewItem("x", "shoes/a.jpg")]):
+        assert attached(source) == [a]
+    monkeypatch.chdir(tmp_path / "shoes")
+    assert attached("a.jpg") == [{"name": "a.jpg", "folder": "."}]
+    assert attached([b"bytes", NewItem("y", b"bytes"), NewItem("z")]) == [{}, {}, {}]
+
+
+def test_what_the_user_says_goes_before_the_path(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    own = NewItem("x", tmp_path / "a.jpg", metadata={"folder": "mine", "brand": "acme"})
+    assert attached([own]) == [{"name": "a.jpg", "folder": "mine", "brand": "acme"}]
+    said = attached([own, tmp_path], metadata=lambda about: {"name": None})
+    assert said == [
+        {"name": None, "folder": "mine", "brand": "acme"},
+        {"name": None, "folder": "."},
+    ]
+
+
+def test_a_folder_that_is_no_utf_8_is_metadata_that_is(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (tmp_path / os.fsdecode(b"caf\xe9") / "a.jpg").write_bytes(b"x")
+    assert attached(tmp_path) == [{"name": "a.jpg", "folder": "caf\\xe9"}]

@@ -55,6 +55,7 @@ class Known:
 
     items: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
     groups: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, list[str]] = field(default_factory=dict)
     record: object = None
@@ -89,6 +90,7 @@ def learn(folder: Path) -> Golden:
                 known.items[item.id] = told(item)
                 assert item.vector is not None
                 known.vectors[item.id] = item.vector
+                known.keys[item.key] = item.id
                 known.groups[item.id] = float(str(item.metadata["group"]))
                 if name == "pictures":
                     known.pictures[item.id] = pictures_of(house, name, item.id)
@@ -157,6 +159,7 @@ class _Collection:
         if not wholly:
             return
         self._lists()
+        self._index()
         self._pictures()
         self._searches()
         # Reading may have found more of what is lost: then all of it once more.
@@ -200,6 +203,18 @@ class _Collection:
         values, count = self.collection.count_values(Filter(), "group", 10)
         if dict(values) != {g: groups.count(g) for g in set(groups)} or count != len(left):
             raise Wrong(f"{self.name} counts values wrongly: {values}")
+
+    def _index(self) -> None:
+        """Compare what is searched to the last bit: few bits change what a query finds."""
+        holding = self.collection.engine.holding()
+        assert holding is not None
+        held = {self.known.keys.get(key, "") for key in holding.keys().tolist()}
+        if not self.known.items.keys() - self.lost <= held <= self.known.items.keys():
+            raise Wrong(f"the index of {self.name} holds other items")
+        for keys, vectors in holding.blocks(1000):
+            for key, vector in zip(keys.tolist(), vectors, strict=True):
+                if vector.tobytes() != self.known.vectors[self.known.keys[key]].tobytes():
+                    raise Wrong(f"the index holds another vector of {self.known.keys[key]}")
 
     def _pictures(self) -> None:
         for item_id, expected in self.known.pictures.items():

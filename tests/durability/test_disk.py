@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import numpy as np
@@ -24,9 +25,10 @@ from lookalike.backends.engine.base import EngineConfig
 from lookalike.backends.errors import DiskFull
 from lookalike.backends.files import Files
 from lookalike.backends.testing.scene import DIM, Scene
-from lookalike.backends.types import IndexSpec, Metric
-from lookalike.server.domain import CollectionConfig, JobState, NewItem
+from lookalike.backends.types import IndexSpec, Keys, Metric, Vectors
+from lookalike.server.domain import CollectionConfig, Filter, Job, JobState, NewItem, Outcome
 from lookalike.server.store import Store
+from store.making import create, deleting, do, item, new_digest, put, putting
 from store.watched_vfs import WatchedVFS, watched
 
 SEED = int(os.environ.get("PROVE_SEED", "0")) or random.randrange(1, 10**6)
@@ -87,6 +89,61 @@ def test_a_disk_is_filled_and_freed_many_times(
     told = on_a_small_disk(tmp_path, int(os.environ.get("PROVE_FILLS", "100")), 7000)
     with capsys.disabled():
         print("\n" + told.strip())
+
+
+# ----------------------------------------------------------------- the last of it
+
+
+def test_the_last_of_the_disk_is_kept_for_deleting(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    number = create(store).number
+    put(store, number, [item(f"i{n}", n, original=bytes(9000)) for n in range(40)])
+    store.close()
+    free = shutil.disk_usage(tmp_path).free
+    store = Store.open(tmp_path, files=Files(2 * free))
+    for grows in (
+        putting(number, item("new")),
+        putting(number, item("i1", 99.0)),
+        lambda t: t.update_metadata(number, "i1", {"a": 1}, new_digest, True),
+        lambda t: t.create_collection(CollectionConfig("w", dimension=4), "space"),
+        lambda t: t.replace_vectors(number, *all_vectors(store, number), "other"),
+    ):
+        with pytest.raises(DiskFull, match="disk of the server is almost full") as caught:
+            do(store, grows)
+        assert int(caught.value.metadata["min_free_bytes"]) == 2 * free
+    [unchanged] = put(store, number, [item("i1", 1, original=bytes(9000))])
+    assert unchanged.outcome is Outcome.UNCHANGED
+    assert do(store, deleting(number, "i1", "i2")) == 2
+    assert store.count(number, Filter()) == 38
+    do(store, lambda t: t.save_job(Job("j", "test", "c", JobState.RUNNING)))
+    assert do(store, lambda t: t.delete_collection(number)) == 38
+    assert store.collections() == []
+    store.close()
+
+
+def all_vectors(store: Store, number: int) -> tuple[Keys, Vectors]:
+    keys = store.keys(number)
+    return keys, store.vectors(number, keys)
+
+
+def test_what_was_deleted_makes_room_inside_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path, files=Files(2**20))
+    number = create(store).number
+    put(store, number, [item(f"i{n}", n, original=bytes(9000)) for n in range(99)])
+    # Two thirds of what should be free are.
+    scarce = SimpleNamespace(f_bavail=2 * 2**20 // 3, f_frsize=1)
+    monkeypatch.setattr("lookalike.server.store._room.os.statvfs", lambda path: scarce)
+    with pytest.raises(DiskFull):
+        put(store, number, [item("new")])
+    do(store, deleting(number, *(f"i{n}" for n in range(50))))
+    put(store, number, [item("new")])
+    assert (tmp_path / "store.db-wal").stat().st_size < 2**16, "the log did not give its room back"
+    scarce.f_bavail = 2**20 // 3
+    with pytest.raises(DiskFull):
+        put(store, number, [item("newer")])
+    store.close()
 
 
 # -------------------------------------------------------------------- the engine

@@ -18,6 +18,7 @@ from PIL import Image
 from lookalike.client.local_server import LocalServer
 from lookalike.v1 import (
     admin_service_pb2,
+    admin_service_pb2,
     embed_service_pb2,
     index_service_pb2,
     search_service_pb2,
@@ -137,6 +138,7 @@ def test_in_band_errors_are_named(ran: dict[str, Ran]) -> None:
 
 def test_every_rpc_is_on_the_page() -> None:
     services = [
+        *admin_service_pb2.DESCRIPTOR.services_by_name.values(),
         *admin_service_pb2.DESCRIPTOR.services_by_name.values(),
         *embed_service_pb2.DESCRIPTOR.services_by_name.values(),
         *index_service_pb2.DESCRIPTOR.services_by_name.values(),

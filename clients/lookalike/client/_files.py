@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,15 @@ def path_id(path: Path) -> str:
     return _text(path.as_posix())
 
 
+def path_metadata(item_id: str) -> dict[str, str]:
+    """Return `name` and `folder` of a path that `path_id` or `find_files` made an id of.
+
+    The folder has no "/" at its end, and is "." for what is in no other.
+    """
+    folder, name = posixpath.split(item_id)
+    return {"name": name, "folder": posixpath.normpath(folder)}
+
+
 def _walk(
     folder: Path, prefix: str, all_files: bool, above: tuple[tuple[int, int], ...]
 ) -> Iterator[FoundFile]:
@@ -112,6 +122,8 @@ class Upload:
     all_files: bool = False
     id_prefix: str = ""
     metadata: Callable[[Any], Mapping[str, Any] | None] | None = None
+    attach_path: bool = False
+    """Whether files bring `path_metadata`, unless item or `metadata` know better."""
 
     def __iter__(self) -> Iterator[Entry]:
         if isinstance(self.source, (bytes, NewItem)):
@@ -128,9 +140,11 @@ class Upload:
                 yield self._entry(element)
             case str() | os.PathLike():
                 yield from self._files(Path(element))
+            case NewItem(image=str() | os.PathLike() as image):
+                file = Path(image)
+                yield Entry(self._described(element, element, path_id(file)), str(file))
             case NewItem():
-                source = str(element.image) if isinstance(element.image, (str, Path)) else ""
-                yield Entry(self._described(element, element), source)
+                yield Entry(self._described(element, element))
             case bytes() | bytearray() | memoryview():
                 yield Entry(self._described(NewItem(image=bytes(element)), element))
             case _:
@@ -147,8 +161,11 @@ class Upload:
         item = NewItem(id=self.id_prefix + file.id, image=file.path)
         if file.error is not None:
             return Entry(item, str(file.path), file.error)
-        return Entry(self._described(item, file.path), str(file.path))
+        return Entry(self._described(item, file.path, file.id), str(file.path))
 
-    def _described(self, item: NewItem, about: Any) -> NewItem:
+    def _described(self, item: NewItem, about: Any, path: str = "") -> NewItem:
+        attached = path_metadata(path) if path and self.attach_path else {}
         extra = self.metadata(about) if self.metadata is not None else None
-        return replace(item, metadata={**item.metadata, **extra}) if extra else item
+        if not attached and not extra:
+            return item
+        return replace(item, metadata={**attached, **item.metadata, **(extra or {})})

@@ -82,6 +82,7 @@ class Client(Searching):
         exif: Exif = "none",
         all_files: bool = False,
         id_prefix: str = "",
+        attach_path: bool = False,
         progress: Callable[[results.UploadProgress], None] | None = None,
         on_result: Callable[[results.WriteResult], None] | None = None,
         patience_s: float = 60.0,
@@ -92,14 +93,16 @@ class Client(Searching):
         file, or an iterable of paths, bytes and `NewItem`s. An id is the path relative
         to its folder, with "/", or the path as written for a file that is named itself;
         bytes get one from their content. `metadata` is called with the Path or the
-        element and gives what to attach; `exif` adds what the camera wrote, under "exif":
-        "basic" is time, camera and size, "with_position" the place too. `progress` and `on_result` are called on this
-        thread. What fails alone is in the report; what was stored before and is the same
-        still is counted as unchanged and costs nearly nothing, so running an upload again
-        finishes it. If the connection breaks, items without an answer are sent again for
-        `patience_s` since the last sign of life.
+        element and gives what to attach; `attach_path` adds `name` and `folder` of a file,
+        as its id has them, where nothing else gives these; `exif` adds what the camera
+        wrote, under "exif": "basic" is time, camera and size, "with_position" the place
+        too. `progress` and `on_result` are called on this thread. What fails alone is in
+        the report; what was stored before and is the same still is counted as unchanged
+        and costs nearly nothing, so running an upload again finishes it. If the connection
+        breaks, items without an answer are sent again for `patience_s` since the last sign
+        of life.
         """
-        items = Upload(source, all_files=all_files, id_prefix=id_prefix, metadata=metadata)
+        items = Upload(source, all_files, id_prefix, metadata, attach_path)
         uploader = Uploader(
             self._connection,
             collection=collection,

@@ -17,17 +17,17 @@ def found_files(
     """List the files of all paths; "-" stands for paths on stdin, by lines or by NULs.
 
     Two files with one id would replace each other without a word, so that is refused.
+    The ids are those without `id_prefix`.
     """
-    files: list[FoundFile] = []
-    for path in _expanded(paths, zeros):
-        for file in find_files(path, all_files=all_files):
-            files.append(FoundFile(file.path, id_prefix + file.id, file.error))
+    files = [
+        file for path in _expanded(paths, zeros) for file in find_files(path, all_files=all_files)
+    ]
     seen: dict[str, Path] = {}
     for file in files:
         other = seen.setdefault(file.id, file.path)
         if other is not file.path and not _same(other, file.path):
             raise UsageError(
-                f"{other} and {file.path} would both get the id {file.id!r}; "
+                f"{other} and {file.path} would both get the id {id_prefix + file.id!r}; "
                 "give one folder at a time, each with its own --id-prefix"
             )
     return files

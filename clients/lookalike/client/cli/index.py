@@ -38,6 +38,12 @@ def index(
     id_prefix: Annotated[
         str, typer.Option(help="Put before each id.", show_default=False, metavar="TEXT")
     ] = "",
+    attach_path: Annotated[
+        bool,
+        typer.Option(
+            "--attach-path", help="Attach each file's name and folder, to filter and group by."
+        ),
+    ] = False,
     exif: Annotated[
         str,
         typer.Option(
@@ -55,6 +61,9 @@ def index(
     json: _options.Json = False,
 ) -> int:
     """Store pictures. An id is the path relative to its folder.
+
+    With --attach-path, that path is metadata, too: `shoes/red/1.jpg` gets the `name`
+    "1.jpg" and the `folder` "shoes/red"; the folder of what is in no other is ".".
 
     Running it again finishes what was broken off: pictures that are there already, and
     the same, are neither sent to the model nor written. Ctrl-C waits for what is under
@@ -77,6 +86,8 @@ def index(
             report = client.upload(
                 stop.until_asked(files),
                 collection=collection,
+                id_prefix=id_prefix,
+                attach_path=attach_path,
                 mode=mode,  # type: ignore[arg-type]  # checked where it is read
                 exif=exif,  # type: ignore[arg-type]  # checked where it is read
                 progress=progress,

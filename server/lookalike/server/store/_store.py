@@ -296,7 +296,7 @@ class Store:
         return StoredImage(media_type.decode("utf-8"), data)
 
     def look_for_damage(self, number: int) -> None:
-        """Read every row of a collection, without its vectors, 10 us each; note damaged ones."""
+        """Read every row of a collection, without its vectors, 15 us each; note damaged ones."""
         after = -1
         while keys := self.rows(number, after, _ROWS_AT_ONCE):
             self.fetch(keys, View.ID, number)
