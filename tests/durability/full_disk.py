@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ DIM = 32
 STEADY = 80
 """Items that nobody changes, and that are searched for all the time."""
 AT_MOST = 500
+LARGE = 6 * 2**20
+"""A database that would leave too little of the disk to be filled; it does not shrink."""
 RESUMES_S = 5.0
 
 
@@ -149,10 +152,12 @@ class Proof:
         return not full
 
     def put_some(self) -> bool:
+        """Store some items, new ones and others that replace what is there."""
         versions = {}
         for _ in range(self._rng.choice([1, 4, 24])):
             self._version += 1
-            versions[f"item-{self._rng.randrange(AT_MOST)}"] = self._version
+            number = self._version if self._rng.random() < 0.7 else self._rng.randrange(AT_MOST)
+            versions[f"item-{number}"] = self._version
         return self.put(versions)
 
     def delete(self, count: int) -> None:
@@ -162,6 +167,10 @@ class Proof:
         for item_id in chosen:
             del self.acknowledged[item_id]
         self.deleted += len(chosen)
+
+    def trim(self) -> None:
+        while len(self.acknowledged) > AT_MOST // 2:
+            self.delete(20)
 
     def fill(self) -> None:
         """Store until the disk is full for single items, too."""
@@ -206,7 +215,8 @@ class Proof:
         self._disk.leave(KEPT_FREE + self._rng.randrange(KEPT_FREE))
         self.fill()
         self.compare()
-        self.delete(AT_MOST // 2)
+        for _ in range(10):  # each takes room in the log for a moment, a page an item
+            self.delete(AT_MOST // 20)
         self.resumes()
         self._disk.release()
         self.resumes()
@@ -263,7 +273,12 @@ class Proof:
             kinds[cycle % len(kinds)]()
             self.compare()
             if len(self.acknowledged) > AT_MOST // 2:
-                self.delete(len(self.acknowledged) - AT_MOST // 2)
+                self.trim()
+            if (self._data / "store.db").stat().st_size > LARGE:
+                self.stop()
+                shutil.rmtree(self._data)
+                self.acknowledged.clear()
+                self.start()
         self.stop()
         self.start()
         self.compare()
