@@ -36,7 +36,7 @@ _ALWAYS: Final = 2
 """The first of them, itself among them, are compared whatever they score."""
 _BATCH: Final = 256
 """Items whose vectors are searched with at a time: 32 MiB at the most numbers."""
-_LOOKS: Final = 2048
+_LOOKS: Final = 1536
 """Pictures kept ready to be compared: 0.25 GB at most."""
 _UNDER_WAY: Final = 16
 """Items handed out at a time to be compared with their candidates."""
