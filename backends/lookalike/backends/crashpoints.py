@@ -44,6 +44,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "library.sweep.before": "indexes of collections that are gone are about to be removed",
         "library.opened": "all collections are open, nobody has been told",
         "collection.rebuild.built": "a new index is durable, its settings are not stored",
+        "reembed.chunk.kept": "some new vectors are kept, the old ones are stored",
         "reembed.swap.before": "all pictures have new vectors, the old ones are stored",
         "reembed.swap.after": "the new vectors are stored, the index is not rebuilt",
         "jobs.state.saved": "the state of a job is durable",

@@ -152,7 +152,8 @@ class Jobs:
                     state=JobState.FAILED,
                     end_time=self._clock(),
                     error_code="UNAVAILABLE",
-                    error_message="The server was stopped while the job ran; ask for it again.",
+                    error_message="The server was stopped while the job ran; ask for it again. "
+                    "Vectors that it had made anew are kept for that.",
                 )
                 self._try_to_save(job)
             self._jobs[job.id] = job
