@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,11 @@ class SmallDisk:
         return found.f_bavail * found.f_frsize
 
     def leave(self, free: int) -> None:
-        """Take up room until so many bytes are left."""
+        """Take up room until so many bytes are left; the server may take some meanwhile."""
         with self._ballast.open("ab") as file:
-            os.posix_fallocate(file.fileno(), file.tell(), max(1, self.free() - free))
+            while (surplus := self.free() - free) > 0:
+                with suppress(OSError):
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, surplus)
 
     def release(self) -> None:
         self._ballast.unlink(missing_ok=True)
