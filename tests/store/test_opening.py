@@ -247,15 +247,17 @@ def test_a_database_that_has_gone_is_not_begun_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", [b"", b"\0" * 1024, b"rubbish" * 200])
-def test_a_mark_that_is_damaged_or_of_another_store_is_passed_over(
-    tmp_path: Path, mark: bytes
-) -> None:
+def test_a_mark_that_is_damaged_is_passed_over(tmp_path: Path, mark: bytes) -> None:
+    filled(tmp_path)
+    (tmp_path / "mark").write_bytes(mark)
+    Store.open(tmp_path).close()
+
+
+def test_a_mark_of_another_store_is_refused(tmp_path: Path) -> None:
+    """It cannot be told whether the mark was put there, or the database, or its log."""
     filled(tmp_path / "a")
-    (tmp_path / "a" / "mark").write_bytes(mark)
-    Store.open(tmp_path / "a").close()
     filled(tmp_path / "b", count=1)
-    other = Store.open(tmp_path / "b")
-    put(other, 1, [item("more")])
-    other.close()
     (tmp_path / "a" / "mark").write_bytes((tmp_path / "b" / "mark").read_bytes())
+    assert "different stores" in refused(tmp_path / "a", DataLoss)
+    (tmp_path / "a" / "mark").unlink()  # as the message says
     Store.open(tmp_path / "a").close()
