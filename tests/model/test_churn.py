@@ -109,6 +109,7 @@ def churn(directory: Path, kind: str, count: int, rounds: int) -> None:
     assert walk.inexact, "everything was compared with everything: the index was never asked"
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_little_churn_hides_nothing(kind: str, tmp_path: Path) -> None:
     churn(tmp_path, kind, number("PROVE_SHORT_CHURN", 4000), 1)

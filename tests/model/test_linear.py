@@ -184,8 +184,9 @@ def in_house(histories: int, ops: int) -> None:
         shutil.rmtree(place)
 
 
+@pytest.mark.timeout(600)
 def test_few_histories_are_linearizable() -> None:
-    in_house(number("PROVE_SHORT_HISTORIES", 4), number("PROVE_SHORT_OPS", 1000))
+    in_house(number("PROVE_SHORT_HISTORIES", 3), number("PROVE_SHORT_OPS", 800))
 
 
 @pytest.mark.prove
@@ -219,8 +220,9 @@ def killed_and_cancelled(histories: int, ops: int, kills: int) -> None:
     assert unanswered, "nothing was cut off: neither kills nor cancels did anything"
 
 
+@pytest.mark.timeout(600)
 def test_a_history_with_kills_and_cancels_is_linearizable() -> None:
-    killed_and_cancelled(1, number("PROVE_SHORT_KILLED_OPS", 500), 1)
+    killed_and_cancelled(1, number("PROVE_SHORT_KILLED_OPS", 400), 1)
 
 
 @pytest.mark.prove

@@ -45,6 +45,7 @@ def takes_walks(name: str, default: str) -> None:
     assert Walk.seen["search"]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("server")
 def test_short_walks_over_grpc_agree_with_the_oracle() -> None:
     takes_walks("PROVE_SHORT_GRPC_STEPS", "3x20")

@@ -116,6 +116,7 @@ def carried_over(place: Path, kills: int) -> None:
     print(f"{kills} kills, {spaces} spaces, {spent} pictures embedded")
 
 
+@pytest.mark.timeout(600)
 def test_embedding_anew_survives_kills(place: Path) -> None:
     carried_over(place, number("PROVE_SHORT_REEMBED_KILLS", 1))
 
