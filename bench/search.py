@@ -7,7 +7,7 @@
 
 All take turns, round by round, on the same vectors; figures are medians over the rounds with
 the least and the greatest. Peers run in environments of their own, whose Python is given
-(`pip install chromadb`; `milvus==2.3.5 pymilvus<2.4 setuptools<80`; `lancedb`; `pymilvus
+(`pip install chromadb`; `milvus==2.3.5 pymilvus<2.4 setuptools<80 marshmallow<4`; `lancedb`; `pymilvus
 milvus-lite`); those that are not given are left out. Callers and servers share the machine.
 """
 

@@ -18,7 +18,6 @@ from PIL import Image
 from lookalike.client.local_server import LocalServer
 from lookalike.v1 import (
     admin_service_pb2,
-    admin_service_pb2,
     embed_service_pb2,
     index_service_pb2,
     search_service_pb2,

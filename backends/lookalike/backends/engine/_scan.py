@@ -115,7 +115,7 @@ def checked(queries: Vectors, k: int, dim: int, metric: Metric) -> Vectors:
         )
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.vecdot(queries, queries)
-    if len(squares) and 1e-30 < squares.min() and squares.max() < 1e30:  # so all are finite
+    if len(squares) and squares.min() > 1e-30 and squares.max() < 1e30:  # so all are finite
         if metric is not Metric.COSINE:
             return np.ascontiguousarray(queries, np.float32)
         # 30 us for 256 queries of 512 where float64 takes 1 ms, and right to 1e-7
