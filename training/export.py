@@ -94,9 +94,12 @@ def _layer(graph: Graph, layer: nn.Module, x: str) -> str:
         return graph.node("Relu", [y]) if layer.relu else y
     if isinstance(layer, Head):
         x = graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0)
-        weight = graph.weight(_array(layer.project.weight))
-        bias = graph.tensor(_array(layer.project.bias))
-        return graph.node("Gemm", [x, weight, bias], transB=1)
+        scale, shift = _affine(layer.norm)
+        with torch.no_grad():
+            weight = layer.project.weight * scale
+            bias = layer.project.bias + layer.project.weight @ shift
+        parts = [x, graph.weight(_array(weight)), graph.tensor(_array(bias))]
+        return graph.node("Gemm", parts, transB=1)
     raise TypeError(f"no way to write a {type(layer).__name__}")
 
 
@@ -113,14 +116,19 @@ def _conv(graph: Graph, layer: torch.nn.Module, x: str) -> str:
 
 def folded(layer: Conv) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the weights and the bias of convolution and norm as one convolution."""
-    norm = layer.norm
+    scale, shift = _affine(layer.norm)
+    with torch.no_grad():
+        weight = layer.conv.weight * scale[:, None, None, None]
+    return _array(weight), _array(shift)
+
+
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what an evaluated norm does: x * scale + shift."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     with torch.no_grad():
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        bias = norm.bias - norm.running_mean * scale
-        weight = layer.conv.weight * scale[:, None, None, None]
-    return _array(weight), _array(bias)
+        return scale, norm.bias - norm.running_mean * scale
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -51,14 +51,19 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Mean over all places, then one matrix."""
+    """Mean over all places, then one matrix.
+
+    The norm takes away what all pictures share (means of what passed a ReLU are all
+    positive): else a fresh student's vectors all point one way, and it learns late.
+    """
 
     def __init__(self, into: int, out: int) -> None:
         super().__init__()
+        self.norm = nn.BatchNorm1d(into)
         self.project = nn.Linear(into, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(x.mean(dim=(2, 3)))
+        y: Tensor = self.project(self.norm(x.mean(dim=(2, 3))))
         return y
 
 

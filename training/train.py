@@ -39,7 +39,7 @@ class Recipe:
     shape: str = "resnet-thin"
     epochs: float = 60.0
     batch: int = 128
-    lr: float = 2e-3
+    lr: float = 4e-3
     decay: float = 0.05
     muon: bool = True
     warm: int = 100
@@ -55,8 +55,10 @@ class Recipe:
     def side(self, share: float) -> int:
         return [side for start, side in self.sides if share >= start][-1]
 
-    def rate(self, number: int, share: float) -> float:
-        return min(1.0, (number + 1) / self.warm, (1 - share) / self.fall)
+    def rate(self, number: int, total: int) -> float:
+        """Return the share of the highest learning rate; a short run also warms up shorter."""
+        warm = min(self.warm, max(1.0, 0.06 * total))
+        return min(1.0, (number + 1) / warm, (1 - number / total) / self.fall)
 
 
 class Training:
@@ -172,8 +174,7 @@ class Training:
         return vectors
 
     def _step(self, batch: Batch) -> None:
-        share = batch.number / self._total
-        rate = self.recipe.rate(batch.number, share)
+        rate = self.recipe.rate(batch.number, self._total)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate
