@@ -319,15 +319,22 @@ class FakeServer(
 
     def BatchSearch(self, request: Any, context: Any) -> Any:
         self._maybe_fail(request, context)
-        results = []
-        for query in request.queries:
-            if query.text == "bad":
-                error = types_pb2.Error(code=9, reason="MODEL_LACKS_MODALITY", message="No text.")
-                results.append(search_service_pb2.BatchSearchResult(error=error))
-            else:
-                answer = self._answer(query)
-                results.append(search_service_pb2.BatchSearchResult(response=answer))
-        return search_service_pb2.BatchSearchResponse(results=results)
+        return search_service_pb2.BatchSearchResponse(
+            results=[self._result(query) for query in request.queries]
+        )
+
+    def StreamSearch(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        for request in requests:
+            self._maybe_fail(request.search, context)
+            yield search_service_pb2.StreamSearchResponse(
+                tag=request.tag, result=self._result(request.search)
+            )
+
+    def _result(self, query: Any) -> Any:
+        if query.text == "bad":
+            error = types_pb2.Error(code=9, reason="MODEL_LACKS_MODALITY", message="No text.")
+            return search_service_pb2.BatchSearchResult(error=error)
+        return search_service_pb2.BatchSearchResult(response=self._answer(query))
 
     def Embed(self, request: Any, context: Any) -> Any:
         self._maybe_fail(request, context)

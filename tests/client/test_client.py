@@ -112,6 +112,25 @@ def test_a_batch_has_an_error_in_the_place_of_what_failed(client: Client) -> Non
     assert isinstance(bad, errors.ModelLacksModality)
 
 
+def test_a_stream_of_queries_is_answered_in_order(client: Client) -> None:
+    client.upsert([NewItem("a", b"one")])
+    queries = [Query(image=b"one"), Query(text="bad"), Query(image=b"one", k=1)]
+    good, bad, last = client.search_stream(iter(queries))
+    assert not isinstance(good, errors.LookalikeError)
+    assert not isinstance(last, errors.LookalikeError)
+    assert good.ids == last.ids == ("a",)
+    assert isinstance(bad, errors.ModelLacksModality)
+
+
+def test_a_stream_of_queries_may_be_left_early(client: Client) -> None:
+    client.upsert([NewItem("a", b"one")])
+    answers = client.search_stream(Query(image=b"one") for _ in range(1000))
+    first = next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert not isinstance(first, errors.LookalikeError)
+    assert client.count() == 1
+
+
 def test_batches_are_cut_by_count_and_answers_stay_in_order(
     server: FakeServer, client: Client
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -188,6 +188,20 @@ def search_batch(
     for batch in cut(map(query_message, queries)):
         request = search_service_pb2.BatchSearchRequest(collection=collection, queries=batch)
         yield Call("SearchService", "BatchSearch", request, wire.batch_results)
+
+
+def search_stream(
+    queries: Iterable[Query], collection: str
+) -> Call[search_service_pb2.StreamSearchResponse]:
+    """Give the call for queries that are read as they are sent."""
+
+    def requests() -> Iterator[search_service_pb2.StreamSearchRequest]:
+        for query in queries:
+            search = query_message(query)
+            search.collection = search.collection or collection
+            yield search_service_pb2.StreamSearchRequest(search=search)
+
+    return Call("SearchService", "StreamSearch", requests(), lambda answer: answer)
 
 
 # ------------------------------------------- reasons, duplicates, facets

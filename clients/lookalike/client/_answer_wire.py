@@ -53,10 +53,13 @@ def search_result(message: search_service_pb2.SearchResponse) -> answers.SearchR
 def batch_results(
     message: search_service_pb2.BatchSearchResponse,
 ) -> tuple[answers.SearchResult | LookalikeError, ...]:
-    return tuple(
-        error_of(one.error) if one.HasField("error") else search_result(one.response)
-        for one in message.results
-    )
+    return tuple(map(batch_result, message.results))
+
+
+def batch_result(
+    message: search_service_pb2.BatchSearchResult,
+) -> answers.SearchResult | LookalikeError:
+    return error_of(message.error) if message.HasField("error") else search_result(message.response)
 
 
 def region(message: types_pb2.Region) -> answers.Region:

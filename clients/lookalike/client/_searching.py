@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from lookalike.client import _answer_calls as calls
 from lookalike.client import _answers as answers
 from lookalike.client._answer_calls import Kind, Part, Query, RegionLike
-from lookalike.client._answer_wire import duplicate_group
+from lookalike.client._answer_wire import batch_result, duplicate_group
 from lookalike.client._calls import Condition, View
 from lookalike.client._pictures import Picture
 from lookalike.client._transport import Transport
@@ -82,6 +82,17 @@ class Searching(Transport):
         """Answer many queries; one that fails has its error in its place."""
         found = map(self._call, calls.search_batch(tuple(queries), collection))
         return tuple(one for answer in found for one in answer)
+
+    def search_stream(
+        self, queries: Iterable[Query], *, collection: str = ""
+    ) -> Iterator[answers.SearchResult | LookalikeError]:
+        """Answer queries as they come, in their order; one that fails has its error.
+
+        Cheaper than `search` for one query after the other: the call is made once.
+        `queries` is read ahead, on another thread.
+        """
+        for answer in self._stream(calls.search_stream(queries, collection), None):
+            yield batch_result(answer.result)
 
     def explain(
         self,
