@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,22 +67,21 @@ class Journal:
             self.acknowledged.add(result.id)
 
 
-def upload(address: str, journal: Journal, flowing: threading.Event, stop: threading.Event) -> None:
+def upload(address: str, name: str, journal: Journal, stop: threading.Event) -> None:
     def until_stopped() -> Iterator[NewItem]:
         for item in journal.items():
-            flowing.wait()
             if stop.is_set():
                 return
             yield item
 
     with Client(address) as client:
-        client.upload(until_stopped(), collection="v", on_result=journal.note)
+        client.upload(until_stopped(), collection=name, on_result=journal.note)
 
 
-def check_restored(folder: Path, before: set[str], journal: Journal) -> int:
+def check_restored(folder: Path, name: str, before: set[str], journal: Journal) -> int:
     """Compare a restored server with the journal; return how many items it has."""
     with LocalServer(folder) as server, Client(server.address) as client:
-        found = {item.id: item for item in client.list(view="full", collection="v")}
+        found = {item.id: item for item in client.list(view="full", collection=name)}
         assert not before - set(found), "something acknowledged before is not in the backup"
         for item_id, item in found.items():
             number = int(item_id.removeprefix("item-"))
@@ -93,44 +93,46 @@ def check_restored(folder: Path, before: set[str], journal: Journal) -> int:
             assert item.metadata == {"n": number}
             if wanted.image is not None and number % 50 == 0:
                 assert item.image is not None
-                assert client.image(item_id, original=True, collection="v").data == wanted.image
+                assert client.image(item_id, original=True, collection=name).data == wanted.image
         for item_id in sorted(found)[:: max(1, len(found) // 20)]:
-            hits = client.search(vector=found[item_id].vector, k=1, collection="v", view="id")
+            hits = client.search(vector=found[item_id].vector, k=1, collection=name, view="id")
             assert hits[0].id == item_id
-        assert client.collection("v").index.backend == "faiss"
+        assert client.collection(name).index.backend == "faiss"
         return len(found)
 
 
 def backup_loop(folder: Path, loops: int) -> None:
+    """Each backup is of a collection of its own, so that none is larger than the first."""
     print(f"seed {SEED}")
-    journal, flowing, stop = Journal(), threading.Event(), threading.Event()
+    overtaken = 0
     with LocalServer(folder / "data") as server, Client(server.address) as client:
-        client.create_collection("v", model="none", dimension=64, image_retention="original")
-        uploader = threading.Thread(target=upload, args=(server.address, journal, flowing, stop))
-        uploader.start()
-        overtaken = 0
-        try:
-            for loop in range(loops):
-                flowing.set()
-                time.sleep(0.3)
+        for loop in range(loops):
+            name, journal, stop = f"v{loop}", Journal(), threading.Event()
+            client.create_collection(name, model="none", dimension=64, image_retention="original")
+            uploader = threading.Thread(target=upload, args=(server.address, name, journal, stop))
+            uploader.start()
+            try:
+                while len(journal.acknowledged) < 100 and uploader.is_alive():
+                    time.sleep(0.01)
                 before = set(journal.acknowledged)
-                path = folder / f"{loop}.lookalike"
-                report = client.backup(path)
+                report = client.backup(folder / "b")
                 overtaken += len(journal.acknowledged) > len(before)
-                flowing.clear()  # the check of what was restored wants the machine
-                assert path.stat().st_size == report.size_bytes
-                target = folder / f"restored-{loop}"
-                done = run(*SERVER, "restore", str(path), "--data", str(target), "--index", "faiss")
-                assert done.returncode == 0, done.stderr
-                count = check_restored(target, before, journal)
-                print(f"backup {loop}: change {report.seq}, {count} items, {len(before)} before")
-                path.unlink()
-        finally:
-            stop.set()
-            flowing.set()
-            uploader.join()
-        assert overtaken, "nothing was stored while backups were made"
-        assert client.count(collection="v") == len(journal.acknowledged)
+            finally:
+                stop.set()
+                uploader.join()
+            assert (folder / "b").stat().st_size == report.size_bytes
+            target = folder / f"restored-{loop}"
+            command = (*SERVER, "restore", str(folder / "b"), "--data", str(target))
+            done = run(*command, "--index", "faiss")
+            assert done.returncode == 0, done.stderr
+            count = check_restored(target, name, before, journal)
+            print(f"backup {loop}: change {report.seq}, {count} items, {len(before)} before")
+            assert client.count(collection=name) == len(journal.acknowledged)
+            client.delete_collection(name)
+            (folder / "b").unlink()
+            shutil.rmtree(target)
+    assert overtaken, "nothing was stored while backups were made"
+    print(f"{loops} backups, {overtaken} overtaken")
 
 
 def test_backups_of_a_server_at_full_ingest_have_what_was_acknowledged(tmp_path: Path) -> None:
