@@ -90,8 +90,6 @@ SHAPES: dict[str, Shape] = {
     "depthwise": Shape(
         "depthwise", (24, 32), ((32, 2, 1), (64, 3, 2), (128, 4, 2), (192, 2, 2)), 4, 960
     ),
-    # 1x1, 3x3, 1x1
-    "bottleneck": Shape("bottleneck", (32, 64), ((128, 2, 1), (256, 3, 2), (512, 4, 2)), 2),
 }
 
 
@@ -122,7 +120,6 @@ def _block(shape: Shape, into: int, width: int, stride: int) -> Block:
     if shape.kind == "resnet":
         steps = [Conv(into, width, 3, stride), Conv(width, width, 3, relu=False)]
         return Block(steps, into, width, stride, relu=True)
-    if shape.kind == "bottleneck":
         inner = width // shape.expand
         steps = [
             Conv(into, inner, 1),
