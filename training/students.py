@@ -120,13 +120,6 @@ def _block(shape: Shape, into: int, width: int, stride: int) -> Block:
     if shape.kind == "resnet":
         steps = [Conv(into, width, 3, stride), Conv(width, width, 3, relu=False)]
         return Block(steps, into, width, stride, relu=True)
-        inner = width // shape.expand
-        steps = [
-            Conv(into, inner, 1),
-            Conv(inner, inner, 3, stride),
-            Conv(inner, width, 1, relu=False),
-        ]
-        return Block(steps, into, width, stride, relu=True)
     inner = into * shape.expand
     if shape.kind == "fused":
         steps = [Conv(into, inner, 3, stride), Conv(inner, width, 1, relu=False)]
