@@ -86,7 +86,7 @@ def test_all_examples_are_run() -> None:
 
 def test_the_index_on_the_page_passes_the_suite(tmp_path: Path) -> None:
     """The page's index and its test, installed beside lookalike as a stranger's package is."""
-    index, suite = blocks(DOCS / "backends.md", "python")
+    _, index, suite = blocks(DOCS / "backends.md", "python")
     (tmp_path / "plain_index.py").write_text(index.text)
     (tmp_path / "test_plain.py").write_text(suite.text)
     entry = blocks(DOCS / "backends.md", "toml")[0].text
@@ -99,6 +99,28 @@ def test_the_index_on_the_page_passes_the_suite(tmp_path: Path) -> None:
     (about / "entry_points.txt").write_text(f"[{name}]\n{line.replace(chr(34), '')}\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", claims],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+def test_the_embedder_on_the_page_passes_the_suite(tmp_path: Path) -> None:
+    """The page's embedder under the shipped suite, patches included."""
+    (tmp_path / "tiles.py").write_text(blocks(DOCS / "backends.md", "python")[0].text)
+    (tmp_path / "test_tiles.py").write_text(
+        "from lookalike.backends.testing.embed import EmbedderConformance\n"
+        "from tiles import Tiles\n\n\n"
+        "class TestTiles(EmbedderConformance):\n"
+        "    embedder_cls = Tiles\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

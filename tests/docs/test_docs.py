@@ -24,7 +24,7 @@ from lookalike.server import __main__ as server_main
 from lookalike.server.config import Flags, Loaded, load
 from lookalike.v1 import errors_pb2
 
-GENERATED = ("cli.md", "config.md", "errors.md")
+GENERATED = ("cli.md", "config.md", "errors.md", "reliability.md")
 
 
 def rows(page: str) -> Iterator[list[str]]:
