@@ -35,7 +35,7 @@ drift: .venv/.dev .gen/.ok
 	scripts/check-protos
 	$(RUN) scripts/generate-docs --check
 
-prove: .venv/.dev     ## the long proofs (KILLS=n scales the loops)
+prove: .venv/.dev     ## the long proofs (KILLS=n; docs/reliability.md names the other budgets)
 	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -m prove tests
 
 bench: .venv/.dev     ## quality of the embedder, speed of the way in, worth of the answers
