@@ -22,6 +22,7 @@ class Probe:
     """Servers over one folder, one after the other."""
 
     def __init__(self, folder: Path, plants: Sequence[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self._plants = plants
         self._stable = Stable()
