@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -31,6 +32,7 @@ from lookalike.client.errors import (
     ItemNotFound,
     LookalikeError,
     NotFound,
+    Overloaded,
     Unavailable,
 )
 
@@ -59,7 +61,7 @@ class Worker:
         """Make a call; Gone if it fails because the server died, Violation if it lives."""
         try:
             return call()
-        except (ItemExists, ItemNotFound, CollectionNotFound):
+        except (ItemExists, ItemNotFound, CollectionNotFound, Overloaded):
             raise
         except LookalikeError as error:
             self.traffic.refused(self.name, error)
@@ -195,11 +197,15 @@ class Chores(Worker):
             elif self.focus.startswith(("reembed", "jobs", "collection")):
                 self.rebuild(reembed=self.focus.startswith("reembed"))
             elif self.focus.startswith("backup"):
-                self.ask(lambda: self.client.backup(io.BytesIO()))
+                self.back_up()
             else:
                 self.pause(1.0)
                 self.rng.choice((self.scratch, self.rebuild))()
             self.pause(0.05)
+
+    def back_up(self) -> None:
+        with suppress(Overloaded):  # the last one is still being cleared away
+            self.ask(lambda: self.client.backup(io.BytesIO()))
 
     def keep_some(self) -> None:
         ops = {(KEPT, i): self.op("upsert", KEPT) for i in self.rng.sample(self.ids(12), 4)}
