@@ -68,6 +68,11 @@ class IvfParams:
 Algorithm: TypeAlias = FlatParams | HnswParams | IvfParams
 
 
+DEFAULT_TARGET_RECALL = 0.99
+LEAST_TARGET_RECALL, MOST_TARGET_RECALL = 0.5, 0.9999
+"""Below, an index is not worth having; above, no sample of queries could tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
     """Which index to build. Backend "auto" chooses by size; see `index.auto`."""
@@ -78,6 +83,13 @@ class IndexSpec:
     options: Mapping[str, object] = field(default_factory=dict)
     """Settings that only this backend knows, JSON values."""
     metric: Metric = Metric.COSINE
+    target_recall: float = 0.0
+    """The share of the true ten nearest that searches have to find; 0: the default, 0.99."""
+
+    @property
+    def goal(self) -> float:
+        """The target recall, the default filled in."""
+        return self.target_recall or DEFAULT_TARGET_RECALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,9 @@ class SearchParams:
     exact: bool = False
     ef_search: int = 0
     nprobe: int = 0
+    boost: float = 1.0
+    """So many times what the index would take by itself - candidates, lists, proposals -
+    where no number is asked for; at least 1. Engines set it where recall falls short."""
 
 
 @dataclass(frozen=True, slots=True)
