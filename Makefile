@@ -36,7 +36,7 @@ drift: .venv/.dev .gen/.ok
 	$(RUN) scripts/generate-docs --check
 
 prove: .venv/.dev     ## the long proofs (KILLS=n; docs/reliability.md names the other budgets)
-	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -m prove tests
+	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -o faulthandler_timeout=0 -m prove tests
 
 bench: .venv/.dev     ## quality of the embedder, speed of the way in, worth of the answers
 	$(RUN) bench/quality.py --photos $(LOOKALIKE_SHARED)/data/photos --copies --quick

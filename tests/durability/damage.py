@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,12 +76,21 @@ def make(folder: Path) -> None:
             collection = house.library.collection(name)
             collection.delete([f"{name}-{i:03d}" for i in range(5, 9)], dry_run=False)
             collection.engine.snapshot()
+        _wait_idle(house)
         shutil.copytree(live, folder / "golden")
     with open_house(folder / "other") as house:
         for name in COLLECTIONS:
             _create(house, name)
             _put(house, name, [item(name, i, 3) for i in range(9)])
         shutil.copytree(folder / "other", folder / "stranger")
+
+
+def _wait_idle(house: House) -> None:
+    """Wait until no index is built: a copy of files that change is no moment of a folder."""
+    ends = time.monotonic() + 60.0
+    while any(house.library.collection(n).engine.stats().building for n in COLLECTIONS):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 def _create(house: House, name: str) -> None:

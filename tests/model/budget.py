@@ -22,13 +22,14 @@ def number(name: str, default: int) -> int:
 
 
 def walk(machine: type[RuleBasedStateMachine], name: str, default: str) -> None:
-    """Take walks with a state machine, "60x30" of them: walks x steps.
+    """Take walks with a state machine, "60x30" or "60" of them: walks x steps.
 
     The same seed takes the same walks. One that fails is made shorter only if
     PROVE_SHRINK is set: the threads beside it make no two runs quite the same.
     """
     budget = os.environ.get(name, default)
     count, _, steps = budget.partition("x")
+    steps = steps or default.partition("x")[2]
     print(f"PROVE_SEED={SEED} {name}={budget}")
     with pytest.MonkeyPatch.context() as patch:
         # It follows each new walk with up to five that are nearly the same: worth it
