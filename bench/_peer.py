@@ -106,7 +106,6 @@ class MilvusLite(Peer):
     """pymilvus with a file: Milvus in the process."""
 
     metric: ClassVar[dict[str, Any]] = {"metric_type": "IP", "params": {}}
-    index = "AUTOINDEX"
 
     def _client(self) -> Any:
         from pymilvus import MilvusClient
@@ -126,18 +125,10 @@ class MilvusLite(Peer):
         for at in range(0, len(vectors), 1000):
             part = vectors[at : at + 1000]
             client.insert("bench", [{"id": at + i, "v": v} for i, v in enumerate(part)])
-        self._finish(client)
-
-    def _finish(self, client: Any) -> None:
-        from pymilvus import MilvusClient
-
         params = MilvusClient.prepare_index_params()
-        params.add_index("v", index_type=self.index, metric_type="IP", params=self.built())
+        params.add_index("v", index_type="AUTOINDEX", metric_type="IP", params={})
         client.create_index("bench", params)
         client.load_collection("bench")
-
-    def built(self) -> dict[str, int]:
-        return {}
 
     def searcher(self) -> Callable[[np.ndarray], list[int]]:
         client = self._client()
@@ -153,7 +144,6 @@ class Milvus(MilvusLite):
     """A real Milvus standalone, HNSW with M 16, efConstruction 128, ef 64."""
 
     metric: ClassVar[dict[str, Any]] = {"metric_type": "IP", "params": {"ef": 64}}
-    index = "HNSW"
 
     def start(self) -> None:
         self.port = _free_port()
@@ -167,16 +157,28 @@ class Milvus(MilvusLite):
         _until(lambda: self._client().list_collections(), 180)
 
     def _client(self) -> Any:
+        """Return a client with a connection of its own."""
         from pymilvus import MilvusClient
 
         return MilvusClient(f"http://127.0.0.1:{self.port}")
 
-    def _finish(self, client: Any) -> None:
-        client.flush("bench")
-        super()._finish(client)
+    def ingest(self, vectors: np.ndarray) -> None:
+        """Insert columns, and wait until all is flushed, indexed and loaded."""
+        from pymilvus import Collection, CollectionSchema, DataType, FieldSchema, connections
 
-    def built(self) -> dict[str, int]:
-        return {"M": 16, "efConstruction": 128}
+        connections.connect("ingest", host="127.0.0.1", port=str(self.port))
+        fields = [
+            FieldSchema("id", DataType.INT64, is_primary=True),
+            FieldSchema("v", DataType.FLOAT_VECTOR, dim=vectors.shape[1]),
+        ]
+        made = Collection("bench", CollectionSchema(fields), using="ingest")
+        for at in range(0, len(vectors), 1000):
+            part = vectors[at : at + 1000]
+            made.insert([list(range(at, at + len(part))), list(part)])
+        made.flush()
+        params = {"M": 16, "efConstruction": 128}
+        made.create_index("v", {"index_type": "HNSW", "metric_type": "IP", "params": params})
+        made.load()
 
     def memory_mb(self) -> float:
         """Sum up the server's children: `milvus-server` is a Python program that starts it."""
