@@ -423,7 +423,48 @@ def test_a_file_that_was_not_kept_is_not_found(server: Server) -> None:
 # ------------------------------------------------------------------------- jobs
 
 
+def test_a_target_recall_is_kept_by_a_rebuild_that_names_none(server: Server) -> None:
+    own = pb.IndexSpec(backend="faiss", target_recall=0.95)
+    own.hnsw.m = 8
+    server.index.CreateCollection(
+        pb.CreateCollectionRequest(collection=pb.Collection(name="shoes", index=own))
+    )
+    shown = server.index.GetCollection(pb.GetCollectionRequest(name="shoes")).collection
+    assert shown.index == own
+    for index in (
+        pb.IndexSpec(backend="exact"),
+        pb.IndexSpec(),
+        pb.IndexSpec(target_recall=0.9),
+        pb.IndexSpec(backend="exact", target_recall=0.9),
+    ):
+        server.index.RebuildIndex(pb.RebuildIndexRequest(collection="shoes", index=index))
+    assert server.jobs.specs == [
+        IndexSpec("exact", target_recall=0.95),
+        replace(DEFAULT_INDEX, target_recall=0.95),
+        IndexSpec("faiss", HnswParams(8), target_recall=0.9),
+        IndexSpec("exact", target_recall=0.9),
+    ]
+
+
+@pytest.mark.parametrize("target", [-1.0, 0.4999, 0.99995, 1.0, math.nan, math.inf])
+def test_a_target_recall_that_cannot_be_held_is_refused(target: float, server: Server) -> None:
+    index = pb.IndexSpec(target_recall=target)
+    found = refusal(
+        server.index.CreateCollection,
+        pb.CreateCollectionRequest(collection=pb.Collection(name="shoes", index=index)),
+    )
+    assert (found.reason, found.field) == ("INDEX_SPEC_INVALID", "collection.index.target_recall")
+    server.index.CreateCollection(
+        pb.CreateCollectionRequest(collection=pb.Collection(name="shoes"))
+    )
+    request = pb.RebuildIndexRequest(collection="shoes", index=index)
+    assert refusal(server.index.RebuildIndex, request).field == "index.target_recall"
+
+
 def test_a_job_is_asked_for_looked_at_and_stopped(server: Server) -> None:
+    for name in ("shoes", "default"):
+        collection = pb.Collection(name=name)
+        server.index.CreateCollection(pb.CreateCollectionRequest(collection=collection))
     spec = pb.IndexSpec(backend="exact")
     spec.backend_options.update({"factory": "Flat"})
     job = server.index.RebuildIndex(pb.RebuildIndexRequest(collection="shoes", index=spec)).job

@@ -403,6 +403,7 @@ class IndexStatus(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     BUILDING_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     indexed_count: _builtins.int
     """Items that are in a built index; the others are compared one by one."""
     building: _builtins.bool
@@ -413,6 +414,13 @@ class IndexStatus(_message.Message):
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSegment]:
         """The parts that the index consists of."""
 
+    @_builtins.property
+    def recall(self) -> _types_pb2.RecallEstimate:
+        """What the check in the background found of the present parts, those that are
+        compared exactly included; absent while there is nothing to check, or it has not
+        come far enough.
+        """
+
     def __init__(
         self,
         *,
@@ -420,10 +428,11 @@ class IndexStatus(_message.Message):
         segments: _abc.Iterable[Global___IndexSegment] | None = ...,
         building: _builtins.bool = ...,
         memory_bytes: _builtins.int = ...,
+        recall: _types_pb2.RecallEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recall", b"recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "indexed_count", b"indexed_count", "memory_bytes", b"memory_bytes", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["building", b"building", "indexed_count", b"indexed_count", "memory_bytes", b"memory_bytes", "recall", b"recall", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,9 +485,15 @@ class IndexSpec(_message.Message):
     HNSW_FIELD_NUMBER: _builtins.int
     IVF_FIELD_NUMBER: _builtins.int
     BACKEND_OPTIONS_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """"auto", "exact", "faiss", "hnswlib", or the name of a plug-in. Empty: the server's
     default.
+    """
+    target_recall: _builtins.float
+    """The share of the true ten nearest that searches have to find: 0.5 to 0.9999, or 0
+    for 0.99 (in RebuildIndex: for what it was). Indexes are built for it and checked
+    against it in the background; where they fall short, they look harder.
     """
     @_builtins.property
     def flat(self) -> Global___FlatIndex:
@@ -507,10 +522,11 @@ class IndexSpec(_message.Message):
         hnsw: Global___HnswIndex | None = ...,
         ivf: Global___IvfIndex | None = ...,
         backend_options: _struct_pb2.Struct | None = ...,
+        target_recall: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend_options", b"backend_options", "flat", b"flat", "hnsw", b"hnsw", "ivf", b"ivf"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "backend_options", b"backend_options", "flat", b"flat", "hnsw", b"hnsw", "ivf", b"ivf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "backend_options", b"backend_options", "flat", b"flat", "hnsw", b"hnsw", "ivf", b"ivf", "target_recall", b"target_recall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["flat", "hnsw", "ivf"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lookalike.v1 import index_service_pb2 as _index_service_pb2
 from lookalike.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -58,6 +59,34 @@ MATCH_TIER_SIMILAR: MatchTier.ValueType  # 3
 MATCH_TIER_WEAK: MatchTier.ValueType  # 4
 """Weak: unrelated pictures score as high."""
 Global___MatchTier: _TypeAlias = MatchTier  # noqa: Y015
+
+class _RecallQueries:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecallQueriesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecallQueries.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECALL_QUERIES_UNSPECIFIED: _RecallQueries.ValueType  # 0
+    """The same as RECALL_QUERIES_BOTH."""
+    RECALL_QUERIES_BOTH: _RecallQueries.ValueType  # 1
+    """Half of them recent ones, as far as there are so many, the others stored."""
+    RECALL_QUERIES_STORED: _RecallQueries.ValueType  # 2
+    """The vectors of stored items, each of which is itself left out of its hits."""
+    RECALL_QUERIES_RECENT: _RecallQueries.ValueType  # 3
+    """Vectors that were searched for lately: the server remembers 512 of a collection."""
+
+class RecallQueries(_RecallQueries, metaclass=_RecallQueriesEnumTypeWrapper):
+    """Which queries recall is measured with."""
+
+RECALL_QUERIES_UNSPECIFIED: RecallQueries.ValueType  # 0
+"""The same as RECALL_QUERIES_BOTH."""
+RECALL_QUERIES_BOTH: RecallQueries.ValueType  # 1
+"""Half of them recent ones, as far as there are so many, the others stored."""
+RECALL_QUERIES_STORED: RecallQueries.ValueType  # 2
+"""The vectors of stored items, each of which is itself left out of its hits."""
+RECALL_QUERIES_RECENT: RecallQueries.ValueType  # 3
+"""Vectors that were searched for lately: the server remembers 512 of a collection."""
+Global___RecallQueries: _TypeAlias = RecallQueries  # noqa: Y015
 
 class _DuplicateKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -581,6 +610,192 @@ class StreamSearchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamSearchResponse: _TypeAlias = StreamSearchResponse  # noqa: Y015
+
+@_typing.final
+class MeasureRecallRequest(_message.Message):
+    """Request of SearchService.MeasureRecall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection. Empty: "default"."""
+    query_count: _builtins.int
+    """Queries to ask, at most 10,000; 0 means 256. Fewer are asked where there are not so
+    many. Each is compared with every item, so that 256 take a second over 100,000 items.
+    """
+    limit: _builtins.int
+    """Hits of each query; 0 means 10, and 1000 is the most."""
+    seed: _builtins.int
+    """What the sample is drawn by: the same number, the same stored items."""
+    queries: Global___RecallQueries.ValueType
+    """Which queries to ask."""
+    @_builtins.property
+    def params(self) -> Global___SearchParams:
+        """How to search; left out: as the server does by itself."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        query_count: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        params: Global___SearchParams | None = ...,
+        seed: _builtins.int = ...,
+        queries: Global___RecallQueries.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["params", b"params"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "limit", b"limit", "params", b"params", "queries", b"queries", "query_count", b"query_count", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureRecallRequest: _TypeAlias = MeasureRecallRequest  # noqa: Y015
+
+@_typing.final
+class MeasureRecallResponse(_message.Message):
+    """Answer of SearchService.MeasureRecall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    SELF_MATCH_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
+    STORED_QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    RECENT_QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    INDEX_TIMES_FIELD_NUMBER: _builtins.int
+    EXACT_TIMES_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    exact: _builtins.bool
+    """True if all searches compared with every item, so that nothing could be missed."""
+    target_recall: _builtins.float
+    """The share that the collection's searches have to find."""
+    stored_query_count: _builtins.int
+    """Queries that were vectors of stored items."""
+    recent_query_count: _builtins.int
+    """Queries that were searched for lately."""
+    item_count: _builtins.int
+    """Items of the collection."""
+    @_builtins.property
+    def estimate(self) -> _types_pb2.RecallEstimate:
+        """What was measured; absent if there was no query to ask or no item to find."""
+
+    @_builtins.property
+    def self_match(self) -> Global___SelfMatch:
+        """How many stored items find themselves; absent if none was asked for."""
+
+    @_builtins.property
+    def index_times(self) -> Global___SearchTimes:
+        """What a search takes inside the server, one query at a time."""
+
+    @_builtins.property
+    def exact_times(self) -> Global___SearchTimes:
+        """The same of searches that compare with every item."""
+
+    @_builtins.property
+    def params(self) -> Global___SearchParams:
+        """The knobs that were asked for."""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[_index_service_pb2.IndexSegment]:
+        """The parts of the index, with their settings in force."""
+
+    def __init__(
+        self,
+        *,
+        estimate: _types_pb2.RecallEstimate | None = ...,
+        self_match: Global___SelfMatch | None = ...,
+        exact: _builtins.bool = ...,
+        target_recall: _builtins.float = ...,
+        stored_query_count: _builtins.int = ...,
+        recent_query_count: _builtins.int = ...,
+        index_times: Global___SearchTimes | None = ...,
+        exact_times: Global___SearchTimes | None = ...,
+        params: Global___SearchParams | None = ...,
+        segments: _abc.Iterable[_index_service_pb2.IndexSegment] | None = ...,
+        item_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "exact_times", b"exact_times", "index_times", b"index_times", "params", b"params", "self_match", b"self_match"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "exact", b"exact", "exact_times", b"exact_times", "index_times", b"index_times", "item_count", b"item_count", "params", b"params", "recent_query_count", b"recent_query_count", "segments", b"segments", "self_match", b"self_match", "stored_query_count", b"stored_query_count", "target_recall", b"target_recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureRecallResponse: _TypeAlias = MeasureRecallResponse  # noqa: Y015
+
+@_typing.final
+class SelfMatch(_message.Message):
+    """How many stored items find themselves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    rate: _builtins.float
+    """The share of the asked items that are among the hits of a search for their own
+    vectors, or behind hits that are all as close, 0 to 1.
+    """
+    low: _builtins.float
+    """The lower end of its 95 % confidence interval (Wilson's)."""
+    high: _builtins.float
+    """The upper end."""
+    query_count: _builtins.int
+    """Items that were asked for."""
+    def __init__(
+        self,
+        *,
+        rate: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        query_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "query_count", b"query_count", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelfMatch: _TypeAlias = SelfMatch  # noqa: Y015
+
+@_typing.final
+class SearchTimes(_message.Message):
+    """How long searches take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEAN_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    mean_ms: _builtins.float
+    """Mean, in milliseconds."""
+    p99_ms: _builtins.float
+    """So many milliseconds at most for 99 in a hundred."""
+    count: _builtins.int
+    """Searches that were timed."""
+    def __init__(
+        self,
+        *,
+        mean_ms: _builtins.float = ...,
+        p99_ms: _builtins.float = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean_ms", b"mean_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchTimes: _TypeAlias = SearchTimes  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):

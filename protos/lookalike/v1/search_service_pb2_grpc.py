@@ -51,6 +51,11 @@ class SearchServiceStub(object):
                 request_serializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchResponse.FromString,
                 _registered_method=True)
+        self.MeasureRecall = channel.unary_unary(
+                '/lookalike.v1.SearchService/MeasureRecall',
+                request_serializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/lookalike.v1.SearchService/Explain',
                 request_serializer=lookalike_dot_v1_dot_search__service__pb2.ExplainRequest.SerializeToString,
@@ -97,6 +102,14 @@ class SearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureRecall(self, request, context):
+        """Measures how much of the truth searches find: asks a sample of queries as Search
+        does, and compares with every item. One at a time; searches go on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Says why an item matches a query: which regions of the two pictures agree.
         The item needs a thumbnail or an original.
@@ -136,6 +149,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.StreamSearch,
                     request_deserializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__service__pb2.StreamSearchResponse.SerializeToString,
+            ),
+            'MeasureRecall': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureRecall,
+                    request_deserializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__service__pb2.MeasureRecallResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -236,6 +254,33 @@ class SearchService(object):
             '/lookalike.v1.SearchService/StreamSearch',
             lookalike_dot_v1_dot_search__service__pb2.StreamSearchRequest.SerializeToString,
             lookalike_dot_v1_dot_search__service__pb2.StreamSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureRecall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SearchService/MeasureRecall',
+            lookalike_dot_v1_dot_search__service__pb2.MeasureRecallRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__service__pb2.MeasureRecallResponse.FromString,
             options,
             channel_credentials,
             insecure,

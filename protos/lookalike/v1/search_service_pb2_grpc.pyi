@@ -46,6 +46,10 @@ class SearchServiceStub:
     have one query after the other. A query that fails yields an error in its
     place. For queries at the same time, open several streams.
     """
+    MeasureRecall: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.MeasureRecallRequest, _search_service_pb2.MeasureRecallResponse]
+    """Measures how much of the truth searches find: asks a sample of queries as Search
+    does, and compares with every item. One at a time; searches go on meanwhile.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.ExplainRequest, _search_service_pb2.ExplainResponse]
     """Says why an item matches a query: which regions of the two pictures agree.
     The item needs a thumbnail or an original.
@@ -72,6 +76,10 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Answers queries as they come, in their order: as cheap as a batch for those who
     have one query after the other. A query that fails yields an error in its
     place. For queries at the same time, open several streams.
+    """
+    MeasureRecall: _aio.UnaryUnaryMultiCallable[_search_service_pb2.MeasureRecallRequest, _search_service_pb2.MeasureRecallResponse]  # type: ignore[assignment]
+    """Measures how much of the truth searches find: asks a sample of queries as Search
+    does, and compares with every item. One at a time; searches go on meanwhile.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_search_service_pb2.ExplainRequest, _search_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says why an item matches a query: which regions of the two pictures agree.
@@ -114,6 +122,16 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers queries as they come, in their order: as cheap as a batch for those who
         have one query after the other. A query that fails yields an error in its
         place. For queries at the same time, open several streams.
+        """
+
+    @_abc_1.abstractmethod
+    def MeasureRecall(
+        self,
+        request: _search_service_pb2.MeasureRecallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_service_pb2.MeasureRecallResponse, _abc.Awaitable[_search_service_pb2.MeasureRecallResponse]]:
+        """Measures how much of the truth searches find: asks a sample of queries as Search
+        does, and compares with every item. One at a time; searches go on meanwhile.
         """
 
     @_abc_1.abstractmethod

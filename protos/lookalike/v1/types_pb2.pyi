@@ -492,3 +492,51 @@ class Error(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Error: _TypeAlias = Error  # noqa: Y015
+
+@_typing.final
+class RecallEstimate(_message.Message):
+    """How much of the truth searches find."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECALL_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    MEASURE_TIME_FIELD_NUMBER: _builtins.int
+    recall: _builtins.float
+    """The share of the true nearest `limit` items that were found, 0 to 1. An item as
+    close as the last of them counts, too.
+    """
+    low: _builtins.float
+    """The lower end of its 95 % confidence interval: Wilson's, with as many trials as the
+    spread between the queries leaves independent.
+    """
+    high: _builtins.float
+    """The upper end."""
+    limit: _builtins.int
+    """Hits of each query that were looked at."""
+    query_count: _builtins.int
+    """Queries that were asked."""
+    @_builtins.property
+    def measure_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured."""
+
+    def __init__(
+        self,
+        *,
+        recall: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        limit: _builtins.int = ...,
+        query_count: _builtins.int = ...,
+        measure_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measure_time", b"measure_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "limit", b"limit", "low", b"low", "measure_time", b"measure_time", "query_count", b"query_count", "recall", b"recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallEstimate: _TypeAlias = RecallEstimate  # noqa: Y015

@@ -12,7 +12,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lookalike.backends.embed.base import EmbedderOptions
-from lookalike.backends.types import Algorithm, FlatParams, HnswParams, IndexSpec, IvfParams
+from lookalike.backends.types import (
+    DEFAULT_TARGET_RECALL,
+    LEAST_TARGET_RECALL,
+    MOST_TARGET_RECALL,
+    Algorithm,
+    FlatParams,
+    HnswParams,
+    IndexSpec,
+    IvfParams,
+)
 from lookalike.server.limits import Limits
 from lookalike.server.models import ModelConfig
 
@@ -126,6 +135,10 @@ class IndexSection(_Section):
     """Of "hnsw": m, ef_construction, ef_search; of "ivf": nlist, nprobe."""
     options: dict[str, JsonValue] = {}
     """Settings that only this backend knows."""
+    target_recall: Annotated[float, Field(ge=LEAST_TARGET_RECALL, le=MOST_TARGET_RECALL)] = (
+        DEFAULT_TARGET_RECALL
+    )
+    """The share of the true ten nearest that searches have to find."""
 
     def spec(self) -> IndexSpec:
         """Return it as the domain wants it. Raises ConfigError."""
@@ -135,7 +148,9 @@ class IndexSection(_Section):
             if name not in known:
                 place = f"algorithm {self.algorithm!r}" if kind else "no algorithm"
                 raise ConfigError(f"index.params.{name}: {place} has {listed(known)}.")
-        return IndexSpec(self.backend, kind(**self.params) if kind else None, self.options)
+        algorithm = kind(**self.params) if kind else None
+        target = self.target_recall if self.target_recall != DEFAULT_TARGET_RECALL else 0.0
+        return IndexSpec(self.backend, algorithm, self.options, target_recall=target)
 
 
 class EngineSection(_Section):

@@ -72,6 +72,7 @@ def spec_to_json(spec: IndexSpec) -> dict[str, object]:
         "algorithm": algorithm,
         "options": dict(spec.options),
         "metric": str(spec.metric),
+        "target_recall": spec.target_recall,
     }
 
 
@@ -86,7 +87,10 @@ def spec_from_json(value: dict[str, object]) -> IndexSpec:
     options = value["options"]
     if not isinstance(options, dict):
         raise TypeError("options is not an object")
-    return IndexSpec(str(value["backend"]), algorithm, options, Metric(str(value["metric"])))
+    target = float(str(value.get("target_recall", 0.0)))  # younger than the format
+    return IndexSpec(
+        str(value["backend"]), algorithm, options, Metric(str(value["metric"])), target
+    )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -26,8 +26,8 @@ from lookalike.server.rpc.ports import (
 from lookalike.server.rpc.upload import Uploads
 from lookalike.server.rpc.wire import VIEWS, check_batch, read_enum, read_metadata, read_name
 from lookalike.server.rpc.wire_collections import (
+    read_changed_index,
     read_collection,
-    read_index,
     write_collection,
     write_job,
 )
@@ -248,7 +248,8 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         name = read_name(request.collection, "collection")
         spec = None
         if request.HasField("index"):  # the domain puts in the collection's own metric
-            spec = read_index(request.index, self._default_index, Metric.COSINE)
+            own = self._library.describe(name).record.config.index or self._default_index
+            spec = read_changed_index(request.index, self._default_index, own, Metric.COSINE)
         return pb.RebuildIndexResponse(
             job=write_job(self._jobs.rebuild(name, spec, request.reembed))
         )

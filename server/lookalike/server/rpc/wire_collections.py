@@ -8,6 +8,8 @@ from dataclasses import replace
 from lookalike.backends.engine.base import EngineStats
 from lookalike.backends.errors import IndexSpecInvalid, InvalidArgument
 from lookalike.backends.types import (
+    LEAST_TARGET_RECALL,
+    MOST_TARGET_RECALL,
     Algorithm,
     FlatParams,
     HnswParams,
@@ -123,13 +125,38 @@ def read_index(
 ) -> IndexSpec:
     """Return the kind of index; without a backend, the default's. Raises IndexSpecInvalid."""
     algorithm = _read_algorithm(message, at)
+    target = _read_target(message, at)
     if not message.backend:
-        spec = replace(default, metric=metric)
+        spec = replace(default, metric=metric, target_recall=target or default.target_recall)
         return spec if algorithm is None else replace(spec, algorithm=algorithm)
     options: Mapping[str, object] = {}
     if message.HasField("backend_options"):
         options, _ = read_json(message.backend_options, f"{at}.backend_options")
-    return IndexSpec(message.backend, algorithm, options, metric)
+    return IndexSpec(message.backend, algorithm, options, metric, target or default.target_recall)
+
+
+def read_changed_index(
+    message: pb.IndexSpec, default: IndexSpec, own: IndexSpec, metric: Metric, at: str = "index"
+) -> IndexSpec:
+    """Return the kind of index in place of a collection's `own`, whose target recall is kept
+    unless another is said; with that alone, so is the rest. Raises IndexSpecInvalid."""
+    rest = pb.IndexSpec()
+    rest.CopyFrom(message)
+    rest.ClearField("target_recall")
+    if message.target_recall and rest == pb.IndexSpec():
+        default = own
+    return read_index(message, replace(default, target_recall=own.target_recall), metric, at)
+
+
+def _read_target(message: pb.IndexSpec, at: str) -> float:
+    target = message.target_recall
+    if target and not LEAST_TARGET_RECALL <= target <= MOST_TARGET_RECALL:
+        raise IndexSpecInvalid(
+            f"target_recall is {LEAST_TARGET_RECALL} to {MOST_TARGET_RECALL}, or 0 for the "
+            f'default; it is {target:g}. For all of them, use the backend "exact".',
+            field=f"{at}.target_recall",
+        )
+    return target
 
 
 def _read_algorithm(message: pb.IndexSpec, at: str) -> Algorithm | None:
@@ -192,7 +219,7 @@ def _write_calibration(calibration: Calibration) -> pb.ScoreCalibration:
 
 def write_index(spec: IndexSpec) -> pb.IndexSpec:
     """Return a kind of index."""
-    message = pb.IndexSpec(backend=spec.backend)
+    message = pb.IndexSpec(backend=spec.backend, target_recall=spec.target_recall)
     match spec.algorithm:
         case FlatParams():
             message.flat.SetInParent()

@@ -108,6 +108,7 @@ def _encode_index(spec: IndexSpec) -> dict[str, object]:
         "algorithm": algorithm,
         "options": dict(spec.options),
         "metric": spec.metric.value,
+        "target_recall": spec.target_recall,
     }
 
 
@@ -121,4 +122,5 @@ def _decode_index(fields: dict[str, Any]) -> IndexSpec:
         algorithm=algorithm,
         options=fields["options"],
         metric=Metric(fields["metric"]),
+        target_recall=float(fields.get("target_recall", 0.0)),  # younger than the format
     )
