@@ -113,7 +113,18 @@ def row_crc(row: Sequence[Any]) -> int:
     return crc32(b"\x1f".join(parts))
 
 
-_NUMBERS = "key collection first_key width height size_bytes kept create_us update_us seq".split()
+_NUMBERS = [
+    "key",
+    "collection",
+    "first_key",
+    "width",
+    "height",
+    "size_bytes",
+    "kept",
+    "create_us",
+    "update_us",
+    "seq",
+]
 SUMMED = " || ' ' || ".join(f"ifnull(i.{name}, 'None')" for name in _NUMBERS) + "".join(
     f" || x'1f' || {column}"
     for column in (
