@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from lookalike.server.rpc import interceptors
 from lookalike.v1 import embed_service_pb2 as ep
 from lookalike.v1 import index_service_pb2 as ip
 from lookalike.v1 import search_service_pb2 as sp
@@ -69,6 +70,27 @@ def test_every_call_has_one_line_in_the_log(
     assert "code=NOT_FOUND" in lines[1]
     assert lines[1].endswith("request_id=r1 reason=ITEM_NOT_FOUND")
     assert "UploadItems code=OK" in lines[2]
+
+
+def test_reads_that_go_well_are_in_the_log_only_if_they_are_slow(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = sp.SearchRequest(text="x")
+    caplog.set_level(logging.INFO)
+    server.search.Search(search)
+    server.index.ListItems(ip.ListItemsRequest())
+    assert not [r for r in caplog.records if "call method=" in r.getMessage()]
+    monkeypatch.setattr(interceptors, "_SLOW_S", 0.0)
+    server.search.Search(search)
+    (line,) = [r for r in caplog.records if "call method=" in r.getMessage()]
+    assert line.levelno == logging.INFO
+    monkeypatch.undo()
+    caplog.set_level(logging.DEBUG, "lookalike")
+    server.search.BatchSearch(sp.BatchSearchRequest(queries=[search] * 3))
+    line = next(r for r in reversed(caplog.records) if "call method=" in r.getMessage())
+    assert line.levelno == logging.DEBUG
+    assert "BatchSearch code=OK" in line.getMessage()
+    assert "items=3" in line.getMessage()
 
 
 def test_a_stream_that_is_cancelled_has_its_line_too(
