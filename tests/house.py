@@ -50,9 +50,9 @@ class House:
         results: dict[int, WriteResult] = {}
         all_done = threading.Event()
 
-        def done(i: int, result: WriteResult) -> None:
-            assert i not in results, "done was called twice"
-            results[i] = result
+        def done(places: Sequence[int], found: Sequence[WriteResult]) -> None:
+            assert not results.keys() & places, "done was called twice"
+            results.update(zip(places, found, strict=True))
             if len(results) == len(items):
                 all_done.set()
 

@@ -183,7 +183,7 @@ class FakeIngest:
         *,
         deadline: float | None,
         bulk: bool,
-        done: Callable[[int, WriteResult], None],
+        done: Callable[[Sequence[int], Sequence[WriteResult]], None],
         exif: ExifMode = ExifMode.NONE,
     ) -> None:
         self.exif = exif
@@ -200,7 +200,7 @@ class FakeIngest:
                 result = self._store(target, items[i], mode)
                 with self.lock:
                     self.under_way -= 1
-                done(i, result)
+                done([i], [result])
 
         threading.Thread(target=work, name="fake-ingest", daemon=True).start()
 

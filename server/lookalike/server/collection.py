@@ -18,6 +18,7 @@ from lookalike.backends.errors import (
     FailedPrecondition,
     ImageNotRetained,
     ItemNotFound,
+    LookalikeError,
     ModelMismatch,
     ModelNotFound,
 )
@@ -49,7 +50,7 @@ from lookalike.server.domain import (
 from lookalike.server.models import LoadedModel, Models
 from lookalike.server.names import Names
 from lookalike.server.store import Store, Transaction, ValueCounts
-from lookalike.server.vectors import as_kept
+from lookalike.server.vectors import all_as_kept, as_kept
 
 _log = logging.getLogger(__name__)
 
@@ -201,6 +202,10 @@ class Collection:
         Raises DimensionMismatch, VectorNotFinite, VectorZero.
         """
         return as_kept(vector, self.record.config)
+
+    def accept_all(self, vectors: Sequence[Vector]) -> Sequence[Vector | LookalikeError]:
+        """Do for many vectors what `accept` does; return what is wrong instead of raising."""
+        return all_as_kept(vectors, self.record.config)
 
     # ------------------------------------------------------------------ items
 

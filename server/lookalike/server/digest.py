@@ -7,6 +7,8 @@ import json
 
 from lookalike.server.domain import ExifMode, Json, Vector
 
+_NO_METADATA = hashlib.sha256(b"{}").digest()
+
 
 def item_digest(
     sha256: str, vector: Vector | None, metadata: Json, exif: ExifMode = ExifMode.NONE
@@ -18,10 +20,8 @@ def item_digest(
     The two halves stand apart so that a change of metadata needs only the old
     digest and the new metadata (`with_metadata`).
     """
-    content = hashlib.sha256(sha256.encode())
-    if vector is not None:
-        content.update(b"v")
-        content.update(vector.astype("<f4").tobytes())
+    block = b"" if vector is None else b"v" + vector.astype("<f4", copy=False).tobytes()
+    content = hashlib.sha256(sha256.encode() + block)
     if sha256 and exif is not ExifMode.NONE:
         content.update(f"exif {exif.value}".encode())
     return content.digest() + _metadata_digest(metadata)
@@ -33,5 +33,7 @@ def with_metadata(digest: bytes, metadata: Json) -> bytes:
 
 
 def _metadata_digest(metadata: Json) -> bytes:
+    if not metadata:
+        return _NO_METADATA
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).digest()

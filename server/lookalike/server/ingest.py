@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 
@@ -47,19 +49,37 @@ _log = logging.getLogger(__name__)
 _THUMBNAIL_SIDE = 256
 
 
-@dataclass(slots=True)
-class _Task:
-    """One item on its way; `finish` is called once, from any thread."""
+Done: TypeAlias = Callable[[Sequence[int], Sequence[WriteResult]], None]
+"""Told the places of some items in their call, and what became of each."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """What the items of one call have in common."""
 
     collection: Collection
-    item: NewItem
     mode: WriteMode
     deadline: float | None
     bulk: bool
-    finish: Callable[[WriteResult], None]
-    exif: ExifMode = ExifMode.NONE
-    sha256: str = ""
-    digest: bytes = b""
+    exif: ExifMode
+    done: Done
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """One item on its way; its call is told once what became of it, on any thread."""
+
+    call: _Call
+    place: int
+    item: NewItem
+    id: str
+    key: tuple[int, str]
+    """Its collection's number and its id: what one at a time may be stored of."""
+    sha256: str
+    vector: Vector | None
+    """As the collection keeps it."""
+    metadata: Json
+    digest: bytes
     image: ImageRecord | None = None
     thumbnail: bytes | None = None
 
@@ -71,12 +91,8 @@ class _Task:
             stored is not None
             and stored.image is not None
             and stored.thumbnail is not None
-            and self.collection.record.config.retention is not Retention.NONE
+            and self.call.collection.record.config.retention is not Retention.NONE
         )
-
-    @property
-    def key(self) -> tuple[int, str]:
-        return (self.collection.number, self.item.id)
 
 
 class Ingest:
@@ -90,7 +106,8 @@ class Ingest:
         self._library = library
         self._pictures = pictures
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[int, str], deque[_Task]] = {}
+        self._under_way: dict[tuple[int, str], deque[_Task] | None] = {}
+        """Those that wait for their turn, by what they wait for."""
 
     @property
     def under_way(self) -> int:
@@ -105,10 +122,10 @@ class Ingest:
         *,
         deadline: float | None,
         bulk: bool,
-        done: Callable[[int, WriteResult], None],
+        done: Done,
         exif: ExifMode = ExifMode.NONE,
     ) -> None:
-        """Store items; call `done(i, result)` once for each, from any thread, in any order.
+        """Store items; `done` hears once of each, of some at a time, from any thread, in any order.
 
         Returns before they are stored. `deadline` in `time.monotonic()` seconds
         bounds the waiting for a reader and for the model, not the writing.
@@ -119,110 +136,101 @@ class Ingest:
         if not items:
             raise InputsEmpty("There is nothing to store: send at least one item.", field="items")
         target = self._library.collection(collection, create=True)
-        ready: list[_Task] = []
-        for i, item in enumerate(items):
-            task = _Task(target, item, mode, deadline, bulk, partial(done, i), exif)
-            if (error := self._identify(task)) is not None:
-                task.finish(WriteResult(item.id, Outcome.FAILED, error))
-            elif self._takes_turn(task):
-                ready.append(task)
-        self._start(ready)
+        call = _Call(target, mode, deadline, bulk, exif, done)
+        self._start(self._taking_turns(self._identified(call, items)))
 
-    def _identify(self, task: _Task) -> LookalikeError | None:
-        """Give the task its id and digest; return what is wrong with it."""
-        item = task.item
-        try:
-            vector = None if item.vector is None else task.collection.accept(item.vector)
-            if item.image is not None:
-                task.sha256 = hashlib.sha256(item.image).hexdigest()
-            elif vector is None:
-                raise InputsEmpty("The item has neither an image nor a vector.")
-            elif item.stored is not None and item.stored.image is not None:
-                task.image = _without_pictures(item.stored.image)
-            if not item.id and not task.sha256:
-                raise IdMissing("An item without an image needs an id.", field="id")
-        except LookalikeError as error:
-            return error
-        task.item = replace(item, id=item.id or f"sha256:{task.sha256}", vector=vector)
-        task.digest = item_digest(task.sha256, vector, item.metadata, task.exif)
-        if item.stored is not None and item.stored.digest:
-            task.digest = item.stored.digest
-        return None
+    def _identified(self, call: _Call, items: Sequence[NewItem]) -> list[_Task]:
+        """Give the items ids and digests; those that have none for a reason fail here."""
+        brought = [item.vector for item in items if item.vector is not None]
+        accepted = iter(call.collection.accept_all(brought))
+        tasks: list[_Task] = []
+        failed: dict[int, WriteResult] = {}
+        for place, item in enumerate(items):
+            vector = None if item.vector is None else next(accepted)
+            try:
+                if isinstance(vector, LookalikeError):
+                    raise vector
+                tasks.append(_identify(call, place, item, vector))
+            except LookalikeError as error:
+                failed[place] = WriteResult(item.id, Outcome.FAILED, error)
+        if failed:
+            call.done(list(failed), list(failed.values()))
+        return tasks
 
     # ------------------------------------------------- one id at a time
 
-    def _takes_turn(self, task: _Task) -> bool:
+    def _taking_turns(self, tasks: Sequence[_Task]) -> list[_Task]:
+        """Return those whose turn it is now; the others start when it is."""
+        ready: list[_Task] = []
         with self._lock:
-            if (queue := self._under_way.get(task.key)) is not None:
-                queue.append(task)
-                return False
-            self._under_way[task.key] = deque()
-            return True
+            for task in tasks:
+                if task.key not in self._under_way:
+                    self._under_way[task.key] = None
+                    ready.append(task)
+                elif (queue := self._under_way[task.key]) is not None:
+                    queue.append(task)
+                else:
+                    self._under_way[task.key] = deque([task])
+        return ready
 
-    def _finish(self, task: _Task, result: WriteResult) -> None:
-        while True:
+    def _finish(self, tasks: Sequence[_Task], results: Sequence[WriteResult]) -> None:
+        """Tell the calls, then let those start that waited for these."""
+        while tasks:
+            following: list[_Task] = []
             with self._lock:
-                queue = self._under_way[task.key]
-                following = queue.popleft() if queue else None
-                if following is None:
-                    del self._under_way[task.key]
-            task.finish(result)
-            if following is None:
+                for task in tasks:
+                    if queue := self._under_way[task.key]:
+                        following.append(queue.popleft())
+                    else:
+                        del self._under_way[task.key]
+            for call, mine in groupby(zip(tasks, results, strict=True), _call_of):
+                told = list(mine)
+                call.done([task.place for task, _ in told], [result for _, result in told])
+            if not following:
                 return
             try:  # on another thread: a thousand items of one id must not pile up one stack
-                self._pictures.submit(partial(self._start, [following]), deadline=None, bulk=True)
+                self._pictures.submit(partial(self._start, following), deadline=None, bulk=True)
                 return
             except LookalikeError as error:
-                task = following
-                result = WriteResult(task.item.id, Outcome.FAILED, error)
+                tasks = following
+                results = [WriteResult(task.id, Outcome.FAILED, error) for task in tasks]
 
-    def _fail(self, task: _Task, error: BaseException) -> None:
-        self._finish(task, WriteResult(task.item.id, Outcome.FAILED, _as_domain(error)))
+    def _fail(self, tasks: Sequence[_Task], error: BaseException) -> None:
+        known = _as_domain(error)
+        self._finish(tasks, [WriteResult(task.id, Outcome.FAILED, known) for task in tasks])
 
     # --------------------------------------------------------- the steps
 
-    def _start(self, tasks: list[_Task]) -> None:
-        """Send pictures to their readers, bare vectors to the store in one piece."""
-        bare: list[_Task] = []
-        for task in tasks:
-            if not task.has_picture:
-                bare.append(task)
-                continue
-            try:
-                self._pictures.submit(
-                    partial(self._read, task), deadline=task.deadline, bulk=task.bulk
-                ).add_done_callback(partial(self._was_read, task))
-            except LookalikeError as error:
-                self._fail(task, error)
-        if bare:
-            self._store_bare(bare)
+    def _start(self, tasks: Sequence[_Task]) -> None:
+        """Send pictures to their readers, bare vectors to the store in one piece a call."""
+        for _, mine in groupby(tasks, lambda task: task.call):
+            bare: list[_Task] = []
+            for task in mine:
+                if task.has_picture:
+                    self._send_to_reader(task)
+                else:
+                    bare.append(task)
+            if bare:  # whether an id is there already is found out as it is stored
+                self._put(bare)
 
-    def _store_bare(self, tasks: list[_Task]) -> None:
-        fresh: list[_Task] = []
-        items: list[ReadyItem] = []
-        for task in tasks:
-            try:
-                known = self._known(task)
-            except Exception as error:
-                self._fail(task, error)
-                continue
-            if known is not None:
-                self._finish(task, known)
-                continue
-            assert task.item.vector is not None
-            fresh.append(task)
-            items.append(_ready(task, task.item.vector))
-        if fresh:
-            self._put(fresh, items)
+    def _send_to_reader(self, task: _Task) -> None:
+        call = task.call
+        try:
+            self._pictures.submit(
+                partial(self._read, task), deadline=call.deadline, bulk=call.bulk
+            ).add_done_callback(partial(self._was_read, task))
+        except LookalikeError as error:
+            self._fail([task], error)
 
-    def _read(self, task: _Task) -> Future[Embedded] | Vector | WriteResult:
+    def _read(self, task: _Task) -> Future[Embedded] | WriteResult | None:
         """Read one picture on a thread of the pool; return what comes next."""
         if (known := self._known(task)) is not None:
             return known
-        collection, item = task.collection, task.item
+        collection, item = task.call.collection, task.item
         if item.image is None:
-            return self._take_over(task)
-        model = None if item.vector is not None else collection.model()
+            self._take_over(task)
+            return None
+        model = None if task.vector is not None else collection.model()
         picture = self._pictures.read(item.image, model)
         retention = collection.record.config.retention
         if retention is not Retention.NONE:
@@ -236,21 +244,19 @@ class Ingest:
             has_thumbnail=task.thumbnail is not None,
             has_original=retention is Retention.ORIGINAL,
         )
-        if task.exif is not ExifMode.NONE:
-            task.item = replace(item, metadata=_with_exif(item, task.image, task.exif))
+        if task.call.exif is not ExifMode.NONE:
+            task.metadata = _with_exif(item, task.image, task.call.exif)
         if model is None:
-            assert item.vector is not None
-            return item.vector
+            return None
         prepared = model.prepare(picture.image)
-        return model.submit_image(prepared, deadline=task.deadline, bulk=task.bulk)
+        return model.submit_image(prepared, deadline=task.call.deadline, bulk=task.call.bulk)
 
-    def _take_over(self, task: _Task) -> Vector:
+    def _take_over(self, task: _Task) -> None:
         """Look at a thumbnail that the item brings; its reader's thread."""
-        stored, vector = task.item.stored, task.item.vector
+        stored = task.item.stored
         assert stored is not None
         assert stored.image is not None
         assert stored.thumbnail is not None
-        assert vector is not None
         picture = self._pictures.read(stored.thumbnail, None)
         if (
             picture.media_type != "image/jpeg"
@@ -262,14 +268,13 @@ class Ingest:
             )
         task.thumbnail = stored.thumbnail
         task.image = replace(_without_pictures(stored.image), has_thumbnail=True)
-        return vector
 
     def _known(self, task: _Task) -> WriteResult | None:
         """Answer at once, before any work, where the item that is there decides."""
-        item_id = task.item.id
-        if (stored := task.collection.digest(item_id)) is None:
+        item_id = task.id
+        if (stored := task.call.collection.digest(item_id)) is None:
             return None
-        match task.mode:
+        match task.call.mode:
             case WriteMode.SKIP_EXISTING:
                 return WriteResult(item_id, Outcome.SKIPPED)
             case _ if stored == task.digest:  # also with CREATE_ONLY: sending again is safe
@@ -279,56 +284,81 @@ class Ingest:
                 return WriteResult(item_id, Outcome.FAILED, error)
         return None
 
-    def _was_read(
-        self, task: _Task, future: Future[Future[Embedded] | Vector | WriteResult]
-    ) -> None:
+    def _was_read(self, task: _Task, future: Future[Future[Embedded] | WriteResult | None]) -> None:
         try:
             outcome = future.result()
         except BaseException as error:
-            self._fail(task, error)
+            self._fail([task], error)
             return
         match outcome:
             case WriteResult() as known:
-                self._finish(task, known)
+                self._finish([task], [known])
             case Future() as embedding:
                 embedding.add_done_callback(partial(self._was_embedded, task))
-            case vector:
-                self._put([task], [_ready(task, vector)])
+            case None:
+                self._put([task])
 
     def _was_embedded(self, task: _Task, future: Future[Embedded]) -> None:
         try:
             vector = future.result().vector
-            if task.collection.record.config.metric is Metric.COSINE:
+            if task.call.collection.record.config.metric is Metric.COSINE:
                 vector = normalize(vector[np.newaxis])[0]
         except BaseException as error:
-            self._fail(task, error)
+            self._fail([task], error)
             return
-        self._put([task], [_ready(task, vector)])
+        task.vector = vector
+        self._put([task])
 
-    def _put(self, tasks: list[_Task], items: list[ReadyItem]) -> None:
+    def _put(self, tasks: Sequence[_Task]) -> None:
+        """Store items of one call."""
+        call = tasks[0].call
         try:
-            written = tasks[0].collection.put(items, tasks[0].mode)
+            written = call.collection.put([_ready(task) for task in tasks], call.mode)
         except Exception as error:
-            for task in tasks:
-                self._fail(task, error)
+            self._fail(tasks, error)
             return
         written.add_done_callback(partial(self._were_written, tasks))
 
-    def _were_written(self, tasks: list[_Task], future: Future[list[WriteResult]]) -> None:
+    def _were_written(self, tasks: Sequence[_Task], future: Future[list[WriteResult]]) -> None:
         if (error := future.exception()) is not None:
-            for task in tasks:
-                self._fail(task, error)
+            self._fail(tasks, error)
             return
-        for task, result in zip(tasks, future.result(), strict=True):
-            self._finish(task, result)
+        self._finish(tasks, future.result())
 
 
-def _ready(task: _Task, vector: Vector) -> ReadyItem:
+def _identify(call: _Call, place: int, item: NewItem, vector: Vector | None) -> _Task:
+    """Give an item its id and digest. Raises InputsEmpty, IdMissing."""
+    sha256, item_id = "", item.id
+    if item.image is not None:
+        sha256 = hashlib.sha256(item.image).hexdigest()
+        item_id = item_id or f"sha256:{sha256}"
+    elif vector is None:
+        raise InputsEmpty("The item has neither an image nor a vector.")
+    elif not item_id:
+        raise IdMissing("An item without an image needs an id.", field="id")
+    stored = item.stored
+    if stored is not None and stored.digest:
+        digest = stored.digest
+    else:
+        digest = item_digest(sha256, vector, item.metadata, call.exif)
+    image = None
+    if item.image is None and stored is not None and stored.image is not None:
+        image = _without_pictures(stored.image)
+    key = (call.collection.number, item_id)
+    return _Task(call, place, item, item_id, key, sha256, vector, item.metadata, digest, image)
+
+
+def _call_of(told: tuple[_Task, WriteResult]) -> _Call:
+    return told[0].call
+
+
+def _ready(task: _Task) -> ReadyItem:
+    assert task.vector is not None
     keeps_original = task.image is not None and task.image.has_original
     return ReadyItem(
-        id=task.item.id,
-        vector=vector,
-        metadata=task.item.metadata,
+        id=task.id,
+        vector=task.vector,
+        metadata=task.metadata,
         digest=task.digest,
         image=task.image,
         thumbnail=task.thumbnail,

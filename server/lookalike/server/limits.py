@@ -62,6 +62,11 @@ class Limits:
     """Inputs waiting for the embed thread before new ones are refused."""
 
 
+def is_plain_id(item_id: str, limits: Limits) -> bool:
+    """Tell quickly that `check_id` would not complain; False says nothing."""
+    return item_id.isascii() and item_id.isprintable() and 0 < len(item_id) <= limits.max_id_bytes
+
+
 def check_id(item_id: str, limits: Limits, field: str) -> None:
     """Raise IdMissing or IdInvalid unless the id is 1..max_id_bytes bytes without controls."""
     if not item_id:

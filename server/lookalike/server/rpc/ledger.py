@@ -96,11 +96,12 @@ class Ledger:
             self._items + items <= max(self._window_items, 1) and self._bytes < self._window_bytes
         )
 
-    def begin(self, seq: int, size: int) -> None:
-        """Enter an item of `size` bytes, for which a place was reserved."""
+    def begin(self, seqs: Sequence[int], sizes: Sequence[int]) -> None:
+        """Enter items of so many bytes, for which places were reserved."""
         with self._changed:
-            self._entries[seq] = _Entry(self._epoch, size, counted=True)
-            self._outstanding[self._epoch] += 1
+            for seq, size in zip(seqs, sizes, strict=True):
+                self._entries[seq] = _Entry(self._epoch, size, counted=True)
+            self._outstanding[self._epoch] += len(seqs)
 
     def release(self, seq: int) -> None:
         """Give up an item's place, though the item is not done with."""
@@ -142,20 +143,24 @@ class Ledger:
 
     # -------------------------------------------------------------- any thread
 
-    def end(self, seq: int, result: WriteResult) -> None:
-        """Enter what became of an item."""
-        ack = None
-        if result.outcome is Outcome.FAILED or not self.failures_only:
-            ack = pb.UploadAck(seq=seq, result=write_result(result, "item"))
+    def end(self, seqs: Sequence[int], results: Sequence[WriteResult]) -> None:
+        """Enter what became of some items."""
+        acks = [
+            None
+            if self.failures_only and result.outcome is not Outcome.FAILED
+            else pb.UploadAck(seq=seq, result=write_result(result, "item"))
+            for seq, result in zip(seqs, results, strict=True)
+        ]
         with self._changed:
-            if (entry := self._entries.pop(seq, None)) is None:
-                return
-            self._settle(entry)
-            self._counts[result.outcome] += 1
-            self._items -= entry.counted
-            if ack is not None:
-                self._items += 1
-                self._acks.append(ack)
+            for seq, result, ack in zip(seqs, results, acks, strict=True):
+                if (entry := self._entries.pop(seq, None)) is None:
+                    continue
+                self._settle(entry)
+                self._counts[result.outcome] += 1
+                self._items -= entry.counted
+                if ack is not None:
+                    self._items += 1
+                    self._acks.append(ack)
             self._changed.notify_all()
 
     def _settle(self, entry: _Entry) -> None:

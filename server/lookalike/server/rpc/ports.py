@@ -84,7 +84,7 @@ class Ingest(Protocol):
         *,
         deadline: float | None,
         bulk: bool,
-        done: Callable[[int, WriteResult], None],
+        done: Callable[[Sequence[int], Sequence[WriteResult]], None],
         exif: ExifMode = ExifMode.NONE,
     ) -> None: ...
 

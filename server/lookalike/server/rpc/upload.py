@@ -43,7 +43,7 @@ from lookalike.server.rpc.chunks import (
 from lookalike.server.rpc.ledger import Ledger
 from lookalike.server.rpc.ports import Ingest, Library
 from lookalike.server.rpc.wire import EXIF_MODES, WRITE_MODES, check_batch, read_enum, read_name
-from lookalike.server.rpc.wire_items import read_item, read_sha256, short_id
+from lookalike.server.rpc.wire_items import read_item, read_items, read_sha256, short_id
 from lookalike.v1 import index_service_pb2 as pb
 
 _MAX_FLUSHES = 1000
@@ -238,27 +238,28 @@ class _Reader:
 
     def _take_group(self, items: Sequence[pb.UploadItem], sizes: Sequence[int]) -> None:
         """Take in items whose places are reserved."""
-        ready: list[tuple[int, NewItem]] = []
-        for item, size in zip(items, sizes, strict=True):
-            self._ledger.begin(item.seq, size)
+        self._ledger.begin([item.seq for item in items], sizes)
+        whole: list[pb.UploadItem] = []
         for item in items:
+            if not item.chunked:
+                whole.append(item)
+                continue
             try:
-                if item.chunked:
-                    self._announce(item)
-                else:
-                    ready.append((item.seq, self._read_whole(item)))
+                self._announce(item)
+            except LookalikeError as error:
+                self._fail(item.seq, error, item.item.id)
+        ready: list[tuple[int, NewItem]] = []
+        read = read_items([item.item for item in whole], self._limits, lambda _: "item")
+        for item, new in zip(whole, read, strict=True):
+            try:
+                if isinstance(new, LookalikeError):
+                    raise new
+                if item.sha256:
+                    _check_image(new, item.sha256)
+                ready.append((item.seq, new))
             except LookalikeError as error:
                 self._fail(item.seq, error, item.item.id)
         self._submit(ready)
-
-    def _read_whole(self, item: pb.UploadItem) -> NewItem:
-        new = read_item(item.item, self._limits, "item")
-        expected = read_sha256(item.sha256, "sha256")
-        if expected and new.image is None:
-            raise InvalidArgument("A sha256 is of an image, and there is none.", field="sha256")
-        if new.image is not None:
-            check_sha256(new.image, expected)
-        return new
 
     # ------------------------------------------------------------------ chunks
 
@@ -323,8 +324,18 @@ class _Reader:
             self._ledger.forget(seqs)
             raise
 
-    def _done(self, seqs: Sequence[int], i: int, result: WriteResult) -> None:
-        self._ledger.end(seqs[i], result)
+    def _done(
+        self, seqs: Sequence[int], places: Sequence[int], results: Sequence[WriteResult]
+    ) -> None:
+        self._ledger.end([seqs[i] for i in places], results)
 
     def _fail(self, seq: int, error: LookalikeError, item_id: str) -> None:
-        self._ledger.end(seq, WriteResult(short_id(item_id, self._limits), Outcome.FAILED, error))
+        failed = WriteResult(short_id(item_id, self._limits), Outcome.FAILED, error)
+        self._ledger.end([seq], [failed])
+
+
+def _check_image(new: NewItem, sha256: str) -> None:
+    expected = read_sha256(sha256, "sha256")
+    if new.image is None:
+        raise InvalidArgument("A sha256 is of an image, and there is none.", field="sha256")
+    check_sha256(new.image, expected)

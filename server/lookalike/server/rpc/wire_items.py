@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 from lookalike.backends.errors import (
     IdMissing,
     ImageTooLarge,
     ImageUndecodable,
     InvalidArgument,
+    LookalikeError,
 )
 from lookalike.server.domain import (
     ImageRecord,
@@ -16,13 +18,14 @@ from lookalike.server.domain import (
     NewItem,
     Outcome,
     StoredParts,
+    Vector,
     View,
     WriteResult,
 )
-from lookalike.server.limits import Limits, check_id, check_image_bytes
+from lookalike.server.limits import Limits, check_id, check_image_bytes, is_plain_id
 from lookalike.server.rpc.status import in_band
 from lookalike.server.rpc.wire import read_metadata, write_json, write_time
-from lookalike.server.rpc.wire_vectors import read_vector, write_vector
+from lookalike.server.rpc.wire_vectors import read_vector, read_vectors, write_vector
 from lookalike.v1 import index_service_pb2, types_pb2
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -68,6 +71,57 @@ def read_item(
         vector=read_vector(message.vector, limits, f"{at}.vector") if has_vector else None,
         metadata=read_metadata(message.metadata, limits, f"{at}.metadata"),
         stored=_read_stored(message.stored, f"{at}.stored") if has_stored else None,
+    )
+
+
+def read_items(
+    messages: Sequence[index_service_pb2.ItemInput], limits: Limits, at: Callable[[int], str]
+) -> list[NewItem | LookalikeError]:
+    """Return what `read_item` does for each, or what is wrong; `at(i)` is the path of one."""
+    bare = [i for i, message in enumerate(messages) if _is_bare(message)]
+    vectors = iter(
+        read_vectors([messages[i].vector for i in bare], limits, lambda j: f"{at(bare[j])}.vector")
+    )
+    found: list[NewItem | LookalikeError] = []
+    expected = iter([*bare, -1])
+    following = next(expected)
+    for i, message in enumerate(messages):
+        try:
+            if i != following:
+                found.append(read_item(message, limits, at(i)))
+                continue
+            following = next(expected)
+            vector = next(vectors)
+            found.append(_read_bare(message, vector, limits, at, i))
+        except LookalikeError as error:
+            found.append(error)
+    return found
+
+
+def _is_bare(message: index_service_pb2.ItemInput) -> bool:
+    return (
+        message.HasField("vector")
+        and not message.HasField("image")
+        and not message.HasField("stored")
+    )
+
+
+def _read_bare(
+    message: index_service_pb2.ItemInput,
+    vector: Vector | LookalikeError,
+    limits: Limits,
+    at: Callable[[int], str],
+    i: int,
+) -> NewItem:
+    item_id = message.id
+    if not is_plain_id(item_id, limits):
+        check_id(item_id, limits, f"{at(i)}.id")
+    if isinstance(vector, LookalikeError):
+        raise vector
+    if not message.HasField("metadata"):
+        return NewItem(item_id, None, vector, {})
+    return NewItem(
+        item_id, None, vector, read_metadata(message.metadata, limits, f"{at(i)}.metadata")
     )
 
 

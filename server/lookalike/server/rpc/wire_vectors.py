@@ -7,9 +7,11 @@ floats. Taking that block as it is costs about 1 us for 512 numbers, where
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from lookalike.backends.errors import DimensionMismatch, VectorNotFinite
+from lookalike.backends.errors import DimensionMismatch, LookalikeError, VectorNotFinite
 from lookalike.server.domain import Vector
 from lookalike.server.limits import Limits
 from lookalike.v1 import types_pb2
@@ -34,6 +36,37 @@ def read_vector(message: types_pb2.Vector, limits: Limits, field: str) -> Vector
             "The vector has a number that is not finite (NaN or infinity).", field=field
         )
     return vector
+
+
+def read_vectors(
+    messages: Sequence[types_pb2.Vector], limits: Limits, field: Callable[[int], str]
+) -> list[Vector | LookalikeError]:
+    """Return what `read_vector` does for each: the numbers, or what is wrong with them.
+
+    `field(i)` is the path of one. Vectors of one length become rows of one matrix: 1 us each instead of 7 (512 numbers).
+    """
+    blocks = [message.SerializeToString() for message in messages]
+    count = len(messages[0].values) if messages else 0
+    offset = len(_TAG) + len(_varint(4 * count))
+    size = offset + 4 * count
+    if 1 <= count <= limits.max_dimension and all(
+        len(block) == size and block.startswith(_TAG) for block in blocks
+    ):
+        rows = np.frombuffer(b"".join(blocks), np.uint8).reshape(len(blocks), size)[:, offset:]
+        if all(len(message.values) == count for message in messages):
+            vectors = np.ascontiguousarray(rows).view("<f4").astype(np.float32, copy=False)
+            if np.isfinite(vectors).all():
+                return list(vectors)
+    return [_read_or_error(message, limits, field(i)) for i, message in enumerate(messages)]
+
+
+def _read_or_error(
+    message: types_pb2.Vector, limits: Limits, field: str
+) -> Vector | LookalikeError:
+    try:
+        return read_vector(message, limits, field)
+    except LookalikeError as error:
+        return error
 
 
 def to_array(message: types_pb2.Vector) -> Vector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 
 import grpc
 
@@ -12,7 +13,7 @@ from lookalike.server.domain import NewItem, Outcome, WriteResult
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.ports import Ingest
 from lookalike.server.rpc.wire import EXIF_MODES, WRITE_MODES, check_batch, read_enum, read_name
-from lookalike.server.rpc.wire_items import read_item, short_id, write_result
+from lookalike.server.rpc.wire_items import read_items, short_id, write_result
 from lookalike.v1 import index_service_pb2 as pb
 
 
@@ -25,10 +26,11 @@ class _Results:
         self._missing = count
         self._changed = threading.Condition()
 
-    def put(self, i: int, result: WriteResult) -> None:
+    def put(self, places: Iterable[int], results: Iterable[WriteResult]) -> None:
         with self._changed:
-            self._missing -= self.found[i] is None
-            self.found[i] = result
+            for i, result in zip(places, results, strict=True):
+                self._missing -= self.found[i] is None
+                self.found[i] = result
             if not self._missing:
                 self._changed.notify_all()
 
@@ -64,11 +66,12 @@ def upsert(
     exif = read_enum(request.exif, EXIF_MODES, "exif")
     results = _Results(len(request.items))
     good: list[tuple[int, NewItem]] = []
-    for i, message in enumerate(request.items):
-        try:
-            good.append((i, read_item(message, limits, f"items[{i}]")))
-        except LookalikeError as error:
-            results.put(i, WriteResult(short_id(message.id, limits), Outcome.FAILED, error))
+    for i, item in enumerate(read_items(request.items, limits, lambda i: f"items[{i}]")):
+        if isinstance(item, LookalikeError):
+            item_id = short_id(request.items[i].id, limits)
+            results.put([i], [WriteResult(item_id, Outcome.FAILED, item)])
+        else:
+            good.append((i, item))
     if good:
         context.add_callback(results.cancel)
         ingest.submit(
@@ -77,7 +80,7 @@ def upsert(
             mode,
             deadline=deadline,
             bulk=False,
-            done=lambda j, result: results.put(good[j][0], result),
+            done=lambda places, written: results.put([good[j][0] for j in places], written),
             exif=exif,
         )
     if not results.wait(deadline):
