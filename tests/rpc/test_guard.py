@@ -78,7 +78,7 @@ def test_reads_that_go_well_are_in_the_log_only_if_they_are_slow(
     search = sp.SearchRequest(text="x")
     caplog.set_level(logging.INFO)
     server.search.Search(search)
-    server.index.ListItems(ip.ListItemsRequest())
+    server.index.ListCollections(ip.ListCollectionsRequest())
     assert not [r for r in caplog.records if "call method=" in r.getMessage()]
     monkeypatch.setattr(interceptors, "_SLOW_S", 0.0)
     server.search.Search(search)
