@@ -75,6 +75,7 @@ def test_every_call_has_one_line_in_the_log(
 def test_reads_that_go_well_are_in_the_log_only_if_they_are_slow(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    put(server, with_vector("a"))
     search = sp.SearchRequest(text="x")
     caplog.set_level(logging.INFO)
     server.search.Search(search)
