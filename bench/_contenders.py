@@ -17,7 +17,7 @@ import numpy as np
 from _loops import Figures, threads
 from _vectors import TOP, Dataset
 
-from lookalike.client import Client, NewItem
+from lookalike.client import Client, IndexSpec, NewItem
 from lookalike.client.local_server import LocalServer
 from lookalike.v1 import search_service_pb2 as pb
 
@@ -28,7 +28,7 @@ _READY_S = 1800.0
 class Lookalike:
     """The real server over loopback."""
 
-    def __init__(self, folder: Path, index: str) -> None:
+    def __init__(self, folder: Path, index: str | IndexSpec) -> None:
         self.folder = folder
         self.index = index
 
@@ -121,8 +121,17 @@ class Lookalike:
         return size, 256 * (size + 6)
 
     def memory_mb(self) -> float:
-        pages = int(Path(f"/proc/{self.server.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        """Return all memory of the server, the pages of its files among it."""
+        return sum(self.memory_parts_mb().values())
+
+    def memory_parts_mb(self) -> dict[str, float]:
+        """Return the server's own memory, and the pages of files that it has mapped.
+
+        The kernel takes those of files back when it needs them.
+        """
+        lines = Path(f"/proc/{self.server.pid}/status").read_text().splitlines()
+        kb = dict(line.split()[:2] for line in lines if line.startswith("Rss"))
+        return {"own": int(kb["RssAnon:"]) / 1e3, "files": int(kb["RssFile:"]) / 1e3}
 
     def disk_mb(self) -> float:
         return sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()) / 1e6
