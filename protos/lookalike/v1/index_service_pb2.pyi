@@ -1294,6 +1294,7 @@ class UploadStarted(_message.Message):
     WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_BYTES_FIELD_NUMBER: _builtins.int
+    WINDOW_VECTORS_FIELD_NUMBER: _builtins.int
     window_items: _builtins.int
     """Items worth having under way."""
     window_bytes: _builtins.int
@@ -1302,6 +1303,10 @@ class UploadStarted(_message.Message):
     """The most bytes that one message may have."""
     max_image_bytes: _builtins.int
     """The most bytes that one image may have."""
+    window_vectors: _builtins.int
+    """Items without a picture worth having under way, if there are no others; each
+    takes as much less of the window than one with a picture. 0: `window_items`.
+    """
     def __init__(
         self,
         *,
@@ -1309,10 +1314,11 @@ class UploadStarted(_message.Message):
         window_bytes: _builtins.int = ...,
         max_message_bytes: _builtins.int = ...,
         max_image_bytes: _builtins.int = ...,
+        window_vectors: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_image_bytes", b"max_image_bytes", "max_message_bytes", b"max_message_bytes", "window_bytes", b"window_bytes", "window_items", b"window_items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_image_bytes", b"max_image_bytes", "max_message_bytes", b"max_message_bytes", "window_bytes", b"window_bytes", "window_items", b"window_items", "window_vectors", b"window_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

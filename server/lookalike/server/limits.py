@@ -56,6 +56,8 @@ class Limits:
     """Unfinished chunked items of one stream."""
     upload_window_items: int = 256
     """Items of one stream under way before the server stops reading."""
+    upload_window_vectors: int = 4096
+    """Items without a picture under way, if there are no others, before it stops reading."""
     upload_window_bytes: int = 64 * 2**20
     """Bytes of one stream under way before the server stops reading."""
     embed_queue_items: int = 1024

@@ -66,7 +66,7 @@ def all_as_kept(
         if len(far):
             kept[far] = wide[far] / lengths[far, np.newaxis]
     out: list[Vector | LookalikeError] = list(kept)
-    for i in np.flatnonzero(bad):
+    for i in np.flatnonzero(bad).tolist():
         out[i] = _kept_or_error(vectors[i], config)
     return out
 

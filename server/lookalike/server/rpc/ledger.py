@@ -20,7 +20,27 @@ class _Entry:
 
     epoch: int
     size: int
-    counted: bool
+    weight: int
+    """Its part of the window's places; 0 while it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How much of one stream may be under way."""
+
+    items: int
+    """Items with a picture."""
+    bytes: int
+    vectors: int = 0
+    """Items without one, if there are no others; 0: as many as `items`."""
+
+    @property
+    def places(self) -> int:
+        return max(self.items, self.vectors, 1)
+
+    def weight(self, *, picture: bool) -> int:
+        """Return how many places an item takes."""
+        return self.places // max(1, self.items) if picture else 1
 
 
 class Ledger:
@@ -28,26 +48,27 @@ class Ledger:
 
     The reader reserves places in the window, begins items, asks for flushes and
     closes; any thread ends items; the answering thread takes messages. An item
-    keeps its place until its acknowledgement is taken, so a client that does not
+    keeps its places until its acknowledgement is taken, so a client that does not
     read is not read from either; its bytes are free once it has ended.
     """
 
-    def __init__(self, window_items: int, window_bytes: int) -> None:
+    def __init__(self, window: Window) -> None:
         self.failures_only = False
-        self._window_items = window_items
-        self._window_bytes = window_bytes
+        self.window = window
         self._changed = threading.Condition()
         self._entries: dict[int, _Entry] = {}
         self._epoch = 0
         self._outstanding: Counter[int] = Counter()
         """Items under way by epoch; a flush ends an epoch. Keys rise."""
-        self._items = 0
+        self._places = 0
         self._bytes = 0
         self._counts: Counter[Outcome] = Counter()
         self._started: pb.UploadItemsResponse | None = None
         self._may_tell = False
         self._draining: pb.UploadItemsResponse | None = None
         self._acks: list[pb.UploadAck] = []
+        self._acked_places = 0
+        """Places of the items in `_acks`, free when these are taken."""
         self._flushes: deque[tuple[int, int]] = deque()
         self._closed = False
         self._summed_up = False
@@ -72,51 +93,51 @@ class Ledger:
             self._started = message
             self._changed.notify_all()
 
-    def reserve(self, sizes: Sequence[int]) -> int:
+    def reserve(self, sizes: Sequence[int], weights: Sequence[int]) -> int:
         """Wait for room, take places for the first n of these items, return n >= 1.
 
         An item larger than the whole window gets through when nothing else is
         under way. Waits until a quarter of the window is free, so that items go on
         in groups. Returns 0 if the stream was stopped.
         """
-        group = min(len(sizes), max(1, self._window_items // 4))
+        group = min(sum(weights), max(weights[0], self.window.places // 4))
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._has_room(group))
             if self._stopped:
                 return 0
             count = 0
-            while count < len(sizes) and (count == 0 or self._has_room(1)):
-                self._items += 1
+            while count < len(sizes) and (count == 0 or self._has_room(weights[count])):
+                self._places += weights[count]
                 self._bytes += sizes[count]
                 count += 1
             return count
 
-    def _has_room(self, items: int) -> bool:
+    def _has_room(self, places: int) -> bool:
         return (
-            self._items + items <= max(self._window_items, 1) and self._bytes < self._window_bytes
-        )
+            self._places + places <= self.window.places or not self._places
+        ) and self._bytes < self.window.bytes
 
-    def begin(self, seqs: Sequence[int], sizes: Sequence[int]) -> None:
+    def begin(self, seqs: Sequence[int], sizes: Sequence[int], weights: Sequence[int]) -> None:
         """Enter items of so many bytes, for which places were reserved."""
         with self._changed:
-            for seq, size in zip(seqs, sizes, strict=True):
-                self._entries[seq] = _Entry(self._epoch, size, counted=True)
+            for seq, size, weight in zip(seqs, sizes, weights, strict=True):
+                self._entries[seq] = _Entry(self._epoch, size, weight)
             self._outstanding[self._epoch] += len(seqs)
 
     def release(self, seq: int) -> None:
-        """Give up an item's place, though the item is not done with."""
+        """Give up an item's places, though the item is not done with."""
         with self._changed:
             entry = self._entries[seq]
-            self._items -= 1
+            self._places -= entry.weight
             self._bytes -= entry.size
-            entry.counted = False
+            entry.weight = 0
             self._changed.notify_all()
 
-    def regain(self, seq: int, size: int) -> None:
-        """Give an item whose place was given up the one that was reserved for it."""
+    def regain(self, seq: int, size: int, weight: int) -> None:
+        """Give an item whose places were given up those that were reserved for it."""
         with self._changed:
             entry = self._entries[seq]
-            entry.size, entry.counted = size, True
+            entry.size, entry.weight = size, weight
 
     def forget(self, seqs: Sequence[int]) -> None:
         """Drop items that nobody will be told of, because the stream fails."""
@@ -124,7 +145,7 @@ class Ledger:
             for seq in seqs:
                 if (entry := self._entries.pop(seq, None)) is not None:
                     self._settle(entry)
-                    self._items -= entry.counted
+                    self._places -= entry.weight
             self._changed.notify_all()
 
     def flush(self, token: int) -> None:
@@ -157,14 +178,15 @@ class Ledger:
                     continue
                 self._settle(entry)
                 self._counts[result.outcome] += 1
-                self._items -= entry.counted
-                if ack is not None:
-                    self._items += 1
+                if ack is None:
+                    self._places -= entry.weight
+                else:
+                    self._acked_places += entry.weight
                     self._acks.append(ack)
             self._changed.notify_all()
 
     def _settle(self, entry: _Entry) -> None:
-        if entry.counted:
+        if entry.weight:
             self._bytes -= entry.size
         self._outstanding[entry.epoch] -= 1
         if not self._outstanding[entry.epoch]:
@@ -208,7 +230,8 @@ class Ledger:
         if not self._may_tell:
             return []
         acks, self._acks = self._acks, []
-        self._items -= len(acks)
+        self._places -= self._acked_places
+        self._acked_places = 0
         if acks:
             self._changed.notify_all()  # the reader may go on
         for i in range(0, len(acks), _ACKS_PER_MESSAGE):

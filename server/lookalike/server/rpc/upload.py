@@ -40,7 +40,7 @@ from lookalike.server.rpc.chunks import (
     check_sha256,
     put_together,
 )
-from lookalike.server.rpc.ledger import Ledger
+from lookalike.server.rpc.ledger import Ledger, Window
 from lookalike.server.rpc.ports import Ingest, Library
 from lookalike.server.rpc.wire import EXIF_MODES, WRITE_MODES, check_batch, read_enum, read_name
 from lookalike.server.rpc.wire_items import read_item, read_items, read_sha256, short_id
@@ -71,7 +71,14 @@ class Uploads:
         self, requests: Iterator[pb.UploadItemsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.UploadItemsResponse]:
         """Serve one stream. Raises TooManyUploads, Draining, and whatever ends the stream."""
-        ledger = Ledger(self._limits.upload_window_items, self._limits.upload_window_bytes)
+        limits = self._limits
+        ledger = Ledger(
+            Window(
+                limits.upload_window_items,
+                limits.upload_window_bytes,
+                limits.upload_window_vectors,
+            )
+        )
         self._enter(ledger)
         try:
             if not context.add_callback(ledger.stop):
@@ -133,6 +140,7 @@ class _Reader:
         self._ingest = ingest
         self._limits = limits
         self._ledger = ledger
+        self._weights = [ledger.window.weight(picture=picture) for picture in (False, True)]
         self._collection = ""
         self._mode = WriteMode.UPSERT
         self._exif = ExifMode.NONE
@@ -178,6 +186,7 @@ class _Reader:
                     window_bytes=self._limits.upload_window_bytes,
                     max_message_bytes=self._limits.max_message_bytes,
                     max_image_bytes=self._limits.max_image_bytes,
+                    window_vectors=self._limits.upload_window_vectors,
                 )
             )
         )
@@ -206,12 +215,15 @@ class _Reader:
         self._check_unfinished(sum(item.chunked for item in items))
         self._check_seqs(items)
         sizes = [item.ByteSize() for item in items]
+        weights = [self._weights[item.chunked or item.item.HasField("image")] for item in items]
         taken = 0
         while taken < len(items):
-            count = self._ledger.reserve(sizes[taken:])
+            count = self._ledger.reserve(sizes[taken:], weights[taken:])
             if count == 0:
                 return
-            self._take_group(items[taken : taken + count], sizes[taken : taken + count])
+            group = slice(taken, taken + count)
+            self._ledger.begin([item.seq for item in items[group]], sizes[group], weights[group])
+            self._take_group(items[group])
             taken += count
 
     def _check_unfinished(self, more: int) -> None:
@@ -236,9 +248,8 @@ class _Reader:
             last = item.seq
         self._last_seq = last
 
-    def _take_group(self, items: Sequence[pb.UploadItem], sizes: Sequence[int]) -> None:
-        """Take in items whose places are reserved."""
-        self._ledger.begin([item.seq for item in items], sizes)
+    def _take_group(self, items: Sequence[pb.UploadItem]) -> None:
+        """Take in items that were begun."""
         whole: list[pb.UploadItem] = []
         for item in items:
             if not item.chunked:
@@ -285,9 +296,10 @@ class _Reader:
             self._chunked.finish(chunk.seq)
 
     def _complete(self, seq: int, unfinished: Unfinished, item: NewItem) -> None:
-        if not self._ledger.reserve([unfinished.size]):
+        weight = self._weights[True]
+        if not self._ledger.reserve([unfinished.size], [weight]):
             return
-        self._ledger.regain(seq, unfinished.size)
+        self._ledger.regain(seq, unfinished.size, weight)
         try:
             whole = put_together(unfinished, item)
         except LookalikeError as error:
