@@ -48,6 +48,17 @@ class Tuned:
     recall: float | None = None
     """recall@10 on a sample of the vectors; None if there were too few."""
 
+    def boosted(self, boost: float) -> Tuned:
+        """Return these times `boost`."""
+        if boost <= 1:
+            return self
+        return Tuned(
+            math.ceil(self.ef_search * boost),
+            math.ceil(self.nprobe * boost),
+            math.ceil(self.factor * boost) if self.factor > 1 else 1,
+            self.recall,
+        )
+
 
 def graph_depth(
     metric: Metric, base: int, want: int, alive: int, count: int, factor: int = 1
@@ -94,6 +105,7 @@ def knobs_for(
     nprobe / s held recall at 0.99 from s = 1 to 0.01 (50k x 256, clustered), and
     nprobe * (want / 10) ** 0.25 from 10 to 1000 hits (10k x 32).
     """
+    tuned = tuned.boosted(asked.boost)
     factor = tuned.factor
     match made.kind:
         case Kind.HNSW:

@@ -39,6 +39,8 @@ def identity(spec: IndexSpec, vectors: Vectors) -> dict[str, object]:
         "count": count,
         "dim": dim,
     }
+    if spec.target_recall:  # files from before there were any are of none
+        facts["target_recall"] = spec.target_recall
     plain: dict[str, object] = json.loads(json.dumps(facts))
     return plain
 

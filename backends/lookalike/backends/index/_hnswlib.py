@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +14,7 @@ from lookalike.backends.errors import IndexSpecInvalid
 from lookalike.backends.index._compare import FLOAT32_SAFE, ExactSearch, rerank
 from lookalike.backends.index._depth import first_live, graph_depth
 from lookalike.backends.index._file import writing
+from lookalike.backends.index._measure import LEAST_EF, MOST_EF, Sample, efs, raise_until_good
 from lookalike.backends.index._params import (
     DEFAULT_EF_CONSTRUCTION,
     DEFAULT_EF_SEARCH,
@@ -40,6 +42,11 @@ _HEADER = struct.Struct("<6Q2I3QdQ")
 """hnswlib 0.8's own: offset, capacity, count, bytes of a row, offsets of label and
 vector, top level, entry point, neighbours above level 0, at level 0, M, 1 / log(M),
 ef_construction."""
+_EF_CONSTRUCTION = _HEADER.size - 8
+_NOTE = struct.Struct("<HH")
+"""What was measured - ef_search; recall in 65,535ths, plus 1 - stands in the upper half of
+ef_construction, which is 8 bytes long and read only when rows are added. hnswlib refuses
+a file that is longer than its graph. Both are 0 in files that were not measured."""
 
 
 class HnswlibIndex(VectorIndex):
@@ -54,11 +61,34 @@ class HnswlibIndex(VectorIndex):
 
     backend: ClassVar[str] = "hnswlib"
 
-    def __init__(self, spec: IndexSpec, vectors: Vectors, inner: Any) -> None:
+    def __init__(
+        self, spec: IndexSpec, vectors: Vectors, inner: Any, note: tuple[int, int] = (0, 0)
+    ) -> None:
         super().__init__(spec, vectors)
         self._compare = ExactSearch(spec.metric, vectors)
         self._inner = inner
         self._params = _params(spec)
+        self._note = note
+
+    @property
+    def _ef(self) -> int:
+        """What was asked for, or measured, or taken before anything was measured."""
+        return self._params.ef_search or self._note[0] or DEFAULT_EF_SEARCH
+
+    def _measure(self) -> None:
+        """Find the least ef_search by which the index finds its own vectors' neighbours."""
+        fixed = self._params.ef_search
+        sample = Sample(self._compare)
+        if not sample.top or self._compare.unfit:
+            return
+
+        def ask(ef: int) -> Rows:
+            rows = self._ask(sample.queries, min(ef, self.count))
+            return np.full((len(sample.rows), 1), -1, np.int64) if rows is None else rows
+
+        steps = efs(fixed or LEAST_EF, fixed or MOST_EF)
+        ef, reading = raise_until_good(sample, ask, steps, self.spec.goal)
+        self._note = (ef, 1 + math.floor(reading.recall * 65534))
 
     @classmethod
     def check(cls, spec: IndexSpec, dim: int) -> None:
@@ -103,7 +133,10 @@ class HnswlibIndex(VectorIndex):
             block = vectors[start : start + CHUNK] / scale
             inner.add_items(block, np.arange(start, start + len(block)), num_threads=threads)
         if progress:
-            progress("adding", count, count)
+            progress("measuring", 0, count)
+        index._measure()
+        if progress:
+            progress("measuring", count, count)
         return index
 
     def save(self, path: Path) -> None:
@@ -111,19 +144,22 @@ class HnswlibIndex(VectorIndex):
             self._inner.save_index(str(path))
         if path.stat().st_size != self._inner.index_file_size():
             raise OSError("the index file was not written whole")
+        with path.open("r+b") as file:
+            file.seek(_EF_CONSTRUCTION + 4)
+            file.write(_NOTE.pack(*self._note))
 
     @classmethod
     def load(cls, spec: IndexSpec, path: Path, vectors: Vectors) -> Self:
         count, dim = vectors.shape
         params = _params(spec)
-        _check_header(path, count, dim, params)
+        note = _check_header(path, count, dim, params)
         inner = hnswlib.Index(_space(spec.metric), dim)
         try:
             inner.load_index(str(path), max_elements=count)
         except (RuntimeError, MemoryError) as error:
             raise ValueError("hnswlib cannot read the index file") from error
         inner.set_ef(1)  # a file does not keep it
-        return cls(spec, vectors, inner)
+        return cls(spec, vectors, inner, note)
 
     @property
     def memory_bytes(self) -> int:
@@ -132,19 +168,22 @@ class HnswlibIndex(VectorIndex):
     @property
     def settings(self) -> dict[str, object]:
         params = self._params
-        return {
+        shown: dict[str, object] = {
             "kind": "HNSW",
             "m": params.m,
             "ef_construction": params.ef_construction,
-            "ef_search": params.ef_search,
+            "ef_search": self._ef,
         }
+        if self._note[1]:
+            shown["measured_recall"] = round((self._note[1] - 1) / 65534, 4)
+        return shown
 
     def _search(self, queries: Vectors, k: int, live: Mask | None, params: SearchParams) -> Hits:
         alive = self.count if live is None else int(np.count_nonzero(live))
         want = min(k, alive)
         depth = 0
         if want and not params.exact and not self._compare.unfit:
-            base = params.ef_search or self._params.ef_search
+            base = params.ef_search or math.ceil(self._ef * max(1.0, params.boost))
             depth = graph_depth(self.spec.metric, base, want, alive, self.count)
         rows = None
         if depth and self._compare.fits_float32(queries):
@@ -179,7 +218,7 @@ def _params(spec: IndexSpec) -> HnswParams:
     return HnswParams(
         m=m,
         ef_construction=asked.ef_construction or max(DEFAULT_EF_CONSTRUCTION, m),
-        ef_search=asked.ef_search or DEFAULT_EF_SEARCH,
+        ef_search=asked.ef_search,
     )
 
 
@@ -188,8 +227,8 @@ def _space(metric: Metric) -> str:
     return "l2" if metric is Metric.L2 else "ip"
 
 
-def _check_header(path: Path, count: int, dim: int, params: HnswParams) -> None:
-    """Raise ValueError unless the file is a graph over such vectors.
+def _check_header(path: Path, count: int, dim: int, params: HnswParams) -> tuple[int, int]:
+    """Return what was measured; raise ValueError unless the file is a graph over such vectors.
 
     hnswlib itself looks at none of this, and reads rows of another length as they come.
     """
@@ -205,3 +244,5 @@ def _check_header(path: Path, count: int, dim: int, params: HnswParams) -> None:
         raise ValueError("the index file is of other vectors, or not an index")
     if entry >= count or size < _HEADER.size + count * row:
         raise ValueError("the index file is damaged or cut off")
+    ef, share = _NOTE.unpack_from(head, _EF_CONSTRUCTION + 4)
+    return ef, share
