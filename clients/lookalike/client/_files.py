@@ -132,7 +132,10 @@ class Upload:
             yield from self._files(Path(self.source))
             return
         for element in self.source:
-            yield from self._entries(element)
+            if type(element) is NewItem and element.image is None:
+                yield Entry(self._described(element, element))
+            else:
+                yield from self._entries(element)
 
     def _entries(self, element: Any) -> Iterator[Entry]:
         match element:

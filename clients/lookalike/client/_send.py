@@ -11,17 +11,18 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from lookalike.client._calls import NewItem, item_frame
+from lookalike.client._calls import NewItem, item_bytes
 from lookalike.client._files import Entry
-from lookalike.client._pictures import picture_bytes, read_file
+from lookalike.client._pictures import Picture, picture_bytes, read_file
 from lookalike.client._results import WriteOutcome, WriteResult
+from lookalike.client._vectors import length_delimited, varint
 from lookalike.client.errors import (
     ImageTooLarge,
     InvalidArgument,
     LookalikeError,
     MetadataTooLarge,
 )
-from lookalike.v1 import index_service_pb2
+from lookalike.v1 import index_service_pb2, types_pb2
 
 AIM_BYTES = 512 * 2**10
 """A message of many items is sent when it has this many; the protos ask for 256 KiB to 1 MiB."""
@@ -32,12 +33,18 @@ MAX_ITEMS = 1024
 LINGER_S = 0.005
 """How long a message waits for more items while the source is still giving some."""
 
+_SEQ, _ITEM, _CHUNKED, _ITEMS = b"\x08", b"\x12", b"\x18\x01", b"\n"
+"""Tags of UploadItem's seq, item, and chunked with its value; of UploadBatch's items. The
+messages of a batch are put together from the wire form of their items: no copies of
+pictures from message to message, and 1.5 us an item instead of 8."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Pending:
-    """An item on its way: a frame with the picture inside, or with `chunks` of it to follow."""
+    """An item on its way: with the picture inside, or with `chunks` of it to follow."""
 
-    frame: index_service_pb2.ItemInput
+    message: bytes
+    """ItemInput as it goes over the wire."""
     source: str
     size: int
     """Bytes, the picture's included."""
@@ -64,26 +71,25 @@ def prepare(entry: Entry, max_image_bytes: int) -> Pending | WriteResult:
 
 
 def _prepared(item: NewItem, source: str, max_image_bytes: int) -> Pending:
-    frame = item_frame(item)
-    if frame.ByteSize() > MAX_BYTES // 2:
+    message = item_bytes(item)
+    if len(message) > MAX_BYTES // 2:
         raise MetadataTooLarge("The item's metadata and vector have too many bytes to be sent.")
-    data = _image_data(item, max_image_bytes)
-    if data is None:
-        return Pending(frame, source, frame.ByteSize(), 0)
-    size = frame.ByteSize() + len(data)
-    if size > MAX_BYTES - 2**10:
-        return Pending(frame, source, size, len(data), chunks=data)
-    frame.image.data = data
-    return Pending(frame, source, size, len(data))
-
-
-def _image_data(item: NewItem, max_image_bytes: int) -> bytes | None:
     if item.image is None:
-        return None
-    if isinstance(item.image, (str, os.PathLike)):
-        data = read_file(Path(item.image), max_image_bytes)
+        return Pending(message, source, len(message), 0)
+    data = _image_data(item.image, max_image_bytes)
+    size = len(message) + len(data)
+    if size > MAX_BYTES - 2**10:
+        return Pending(message, source, size, len(data), chunks=data)
+    image = length_delimited(types_pb2.Image.DATA_FIELD_NUMBER, data)
+    message += length_delimited(index_service_pb2.ItemInput.IMAGE_FIELD_NUMBER, image)
+    return Pending(message, source, size, len(data))
+
+
+def _image_data(image: Picture, max_image_bytes: int) -> bytes:
+    if isinstance(image, (str, os.PathLike)):
+        data = read_file(Path(image), max_image_bytes)
     else:
-        data = picture_bytes(item.image)
+        data = picture_bytes(image)
     if len(data) > max_image_bytes:
         raise ImageTooLarge(
             f"The image file has more than {max_image_bytes} bytes, which is the most that "
@@ -95,9 +101,9 @@ def _image_data(item: NewItem, max_image_bytes: int) -> bytes | None:
 
 def messages(
     start: index_service_pb2.UploadStart, outbox: Outbox, stop: threading.Event
-) -> Iterator[index_service_pb2.UploadItemsRequest]:
+) -> Iterator[bytes]:
     """Give the messages of one stream until END, or `stop`. gRPC's thread runs this."""
-    yield index_service_pb2.UploadItemsRequest(start=start)
+    yield index_service_pb2.UploadItemsRequest(start=start).SerializeToString()
     collector = _Collector(outbox)
     while not collector.is_at_end and not stop.is_set():
         batch = collector.batch()
@@ -109,24 +115,24 @@ def messages(
             yield from _chunk_messages(seq, last.chunks)
 
 
-def _batch_message(
-    batch: list[tuple[int, Pending]],
-) -> index_service_pb2.UploadItemsRequest:
+def _batch_message(batch: list[tuple[int, Pending]]) -> bytes:
     v1 = index_service_pb2
-    items = (
-        v1.UploadItem(seq=seq, item=pending.frame, chunked=pending.chunks is not None)
-        for seq, pending in batch
-    )
-    return v1.UploadItemsRequest(batch=v1.UploadBatch(items=items))
+    parts: list[bytes] = []
+    for seq, pending in batch:
+        item = _SEQ + varint(seq) + _ITEM + varint(len(pending.message)) + pending.message
+        if pending.chunks is not None:
+            item += _CHUNKED
+        parts += (_ITEMS, varint(len(item)), item)
+    return length_delimited(v1.UploadItemsRequest.BATCH_FIELD_NUMBER, b"".join(parts))
 
 
-def _chunk_messages(seq: int, data: bytes) -> Iterator[index_service_pb2.UploadItemsRequest]:
+def _chunk_messages(seq: int, data: bytes) -> Iterator[bytes]:
     v1 = index_service_pb2
     for offset in range(0, len(data), CHUNK_BYTES):
         piece = data[offset : offset + CHUNK_BYTES]
         is_last = offset + CHUNK_BYTES >= len(data)
         chunk = v1.UploadChunk(seq=seq, offset=offset, data=piece, last=is_last)
-        yield v1.UploadItemsRequest(chunk=chunk)
+        yield v1.UploadItemsRequest(chunk=chunk).SerializeToString()
 
 
 class _Collector:
@@ -146,7 +152,7 @@ class _Collector:
             one = self._take(deadline if batch else None)
             if one is None:
                 return batch
-            in_frame = one[1].frame.ByteSize() + 64
+            in_frame = len(one[1].message) + 64
             if batch and (size + in_frame > MAX_BYTES or len(batch) == MAX_ITEMS):
                 self._next = one
                 return batch

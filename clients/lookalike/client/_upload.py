@@ -227,10 +227,11 @@ class _Stream:
         self._is_finished = False
         self._seqs = itertools.count(1)
         self._bytes = 0
-        self._window_items, self._window_bytes = DEFAULT_WINDOW_ITEMS, DEFAULT_WINDOW_BYTES
-        upload = connection.method("IndexService", "UploadItems")
+        self._places_taken = 0
+        self._places, self._window_bytes = DEFAULT_WINDOW_ITEMS, DEFAULT_WINDOW_BYTES
+        self._picture_weight = 1
         self._stop = threading.Event()
-        self._call = upload(messages(start, self._outbox, self._stop))
+        self._call = connection.upload()(messages(start, self._outbox, self._stop))
         self._receiver = threading.Thread(
             target=self._receive_all, name="lookalike-upload-acks", daemon=True
         )
@@ -244,19 +245,24 @@ class _Stream:
         """Whether the window has room; for one item of any size it has when empty."""
         if not self.waiting:
             return True
-        has_items = len(self.waiting) < self._window_items
-        return has_items and self._bytes + pending.size <= self._window_bytes
+        has_place = self._places_taken + self._weight(pending) <= self._places
+        return has_place and self._bytes + pending.size <= self._window_bytes
+
+    def _weight(self, pending: Pending) -> int:
+        return self._picture_weight if pending.image_bytes else 1
 
     def send(self, pending: Pending) -> None:
         seq = next(self._seqs)
         self.waiting[seq] = pending
         self._bytes += pending.size
+        self._places_taken += self._weight(pending)
         self._outbox.put((seq, pending))
 
     def answered(self, seq: int) -> Pending | None:
         pending = self.waiting.pop(seq, None)
         if pending is not None:
             self._bytes -= pending.size
+            self._places_taken -= self._weight(pending)
         return pending
 
     def flush(self) -> None:
@@ -278,7 +284,9 @@ class _Stream:
         match response.WhichOneof("message"):
             case "started":
                 self.is_started = True
-                self._window_items = response.started.window_items or DEFAULT_WINDOW_ITEMS
+                pictures = response.started.window_items or DEFAULT_WINDOW_ITEMS
+                self._places = max(pictures, response.started.window_vectors)
+                self._picture_weight = self._places // pictures
                 self._window_bytes = response.started.window_bytes or DEFAULT_WINDOW_BYTES
             case "draining":
                 self.is_draining = True

@@ -30,6 +30,11 @@ def vector_message(values: ArrayLike) -> types_pb2.Vector:
     Raises:
         DimensionMismatch: the values are not one row of numbers.
     """
+    return types_pb2.Vector.FromString(vector_bytes(values))
+
+
+def vector_bytes(values: ArrayLike) -> bytes:
+    """Return the message of a vector as it goes over the wire; see `vector_message`."""
     try:
         array = np.ascontiguousarray(values, dtype="<f4")
     except (TypeError, ValueError) as error:
@@ -42,7 +47,7 @@ def vector_message(values: ArrayLike) -> types_pb2.Vector:
             field="vector",
         )
     block = array.tobytes()
-    return types_pb2.Vector.FromString(_TAG + _varint(len(block)) + block)
+    return _TAG + varint(len(block)) + block
 
 
 def vector_array(message: types_pb2.Vector) -> FloatVector:
@@ -50,12 +55,18 @@ def vector_array(message: types_pb2.Vector) -> FloatVector:
     count = len(message.values)
     if count == 0:
         return np.empty(0, dtype=np.float32)
-    offset = 1 + len(_varint(4 * count))
+    offset = 1 + len(varint(4 * count))
     block = np.frombuffer(message.SerializeToString(), dtype="<f4", count=count, offset=offset)
     return block.astype(np.float32)
 
 
-def _varint(number: int) -> bytes:
+def length_delimited(number: int, data: bytes) -> bytes:
+    """Encode a field of a message: a string, bytes, or a message within."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(number: int) -> bytes:
+    """Encode as protobuf does: 7 bits a byte, the lowest first."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -6,6 +6,7 @@ newer than clients.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -99,9 +100,15 @@ def item(message: types_pb2.Item) -> results.Item:
 
 
 def write_result(message: index_service_pb2.WriteResult, source: str = "") -> results.WriteResult:
-    word = enum_word(index_service_pb2.WriteOutcome, message.outcome, "WRITE_OUTCOME_")
     error = error_of(message.error) if message.HasField("error") else None
-    return results.WriteResult(message.id, results.WriteOutcome(word), error, source)
+    return results.WriteResult(message.id, write_outcome(message.outcome), error, source)
+
+
+@functools.cache
+def write_outcome(value: int) -> results.WriteOutcome:
+    """Return what the server says became of an item."""
+    word = enum_word(index_service_pb2.WriteOutcome, value, "WRITE_OUTCOME_")
+    return results.WriteOutcome(word)
 
 
 # ------------------------------------------------------------- collections
