@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookalike.server.domain import Outcome, WriteResult
-from lookalike.server.rpc.wire_items import write_result
+from lookalike.server.rpc.wire_items import OUTCOMES, write_result
 from lookalike.v1 import index_service_pb2 as pb
 
 _ACKS_PER_MESSAGE = 1000
@@ -62,11 +62,11 @@ class Ledger:
         """Items under way by epoch; a flush ends an epoch. Keys rise."""
         self._places = 0
         self._bytes = 0
-        self._counts: Counter[Outcome] = Counter()
+        self._counts: Counter[str] = Counter()
         self._started: pb.UploadItemsResponse | None = None
         self._may_tell = False
         self._draining: pb.UploadItemsResponse | None = None
-        self._acks: list[pb.UploadAck] = []
+        self._acks: list[tuple[int, WriteResult]] = []
         self._acked_places = 0
         """Places of the items in `_acks`, free when these are taken."""
         self._flushes: deque[tuple[int, int]] = deque()
@@ -166,23 +166,17 @@ class Ledger:
 
     def end(self, seqs: Sequence[int], results: Sequence[WriteResult]) -> None:
         """Enter what became of some items."""
-        acks = [
-            None
-            if self.failures_only and result.outcome is not Outcome.FAILED
-            else pb.UploadAck(seq=seq, result=write_result(result, "item"))
-            for seq, result in zip(seqs, results, strict=True)
-        ]
         with self._changed:
-            for seq, result, ack in zip(seqs, results, acks, strict=True):
+            for seq, result in zip(seqs, results, strict=True):
                 if (entry := self._entries.pop(seq, None)) is None:
                     continue
                 self._settle(entry)
-                self._counts[result.outcome] += 1
-                if ack is None:
+                self._counts[result.outcome._value_] += 1
+                if self.failures_only and result.outcome is not Outcome.FAILED:
                     self._places -= entry.weight
                 else:
                     self._acked_places += entry.weight
-                    self._acks.append(ack)
+                    self._acks.append((seq, result))
             self._changed.notify_all()
 
     def _settle(self, entry: _Entry) -> None:
@@ -235,8 +229,7 @@ class Ledger:
         if acks:
             self._changed.notify_all()  # the reader may go on
         for i in range(0, len(acks), _ACKS_PER_MESSAGE):
-            told = pb.UploadAcks(acks=acks[i : i + _ACKS_PER_MESSAGE])
-            messages.append(pb.UploadItemsResponse(acks=told))
+            messages.append(_write_acks(acks[i : i + _ACKS_PER_MESSAGE]))
         while self._flushes and not self._is_outstanding(self._flushes[0][1]):
             token, _ = self._flushes.popleft()
             flushed = pb.UploadFlushed(token=token, counts=self._write_counts())
@@ -259,9 +252,22 @@ class Ledger:
 
     def _write_counts(self) -> pb.UploadCounts:
         return pb.UploadCounts(
-            created=self._counts[Outcome.CREATED],
-            updated=self._counts[Outcome.UPDATED],
-            unchanged=self._counts[Outcome.UNCHANGED],
-            skipped=self._counts[Outcome.SKIPPED],
-            failed=self._counts[Outcome.FAILED],
+            created=self._counts["created"],
+            updated=self._counts["updated"],
+            unchanged=self._counts["unchanged"],
+            skipped=self._counts["skipped"],
+            failed=self._counts["failed"],
         )
+
+
+def _write_acks(acks: Sequence[tuple[int, WriteResult]]) -> pb.UploadItemsResponse:
+    message = pb.UploadItemsResponse()
+    told = message.acks.acks
+    for seq, result in acks:
+        ack = told.add(seq=seq)
+        if result.error is not None:
+            ack.result.CopyFrom(write_result(result, "item"))
+            continue
+        ack.result.id = result.id
+        ack.result.outcome = OUTCOMES[result.outcome._value_]
+    return message

@@ -24,7 +24,7 @@ from lookalike.server.domain import (
 )
 from lookalike.server.limits import Limits, check_id, check_image_bytes, is_plain_id
 from lookalike.server.rpc.status import in_band
-from lookalike.server.rpc.wire import read_metadata, write_json, write_time
+from lookalike.server.rpc.wire import fill_json, fill_time, read_metadata
 from lookalike.server.rpc.wire_vectors import read_vector, read_vectors, write_vector
 from lookalike.v1 import index_service_pb2, types_pb2
 
@@ -34,12 +34,13 @@ _DIGEST_BYTES = 64
 _MOST_THUMBNAIL_BYTES = 256 * 2**10
 """Several times what a JPEG of 256 x 256 pixels ever has."""
 OUTCOMES = {
-    Outcome.CREATED: index_service_pb2.WRITE_OUTCOME_CREATED,
-    Outcome.UPDATED: index_service_pb2.WRITE_OUTCOME_UPDATED,
-    Outcome.UNCHANGED: index_service_pb2.WRITE_OUTCOME_UNCHANGED,
-    Outcome.SKIPPED: index_service_pb2.WRITE_OUTCOME_SKIPPED,
-    Outcome.FAILED: index_service_pb2.WRITE_OUTCOME_FAILED,
+    "created": index_service_pb2.WRITE_OUTCOME_CREATED,
+    "updated": index_service_pb2.WRITE_OUTCOME_UPDATED,
+    "unchanged": index_service_pb2.WRITE_OUTCOME_UNCHANGED,
+    "skipped": index_service_pb2.WRITE_OUTCOME_SKIPPED,
+    "failed": index_service_pb2.WRITE_OUTCOME_FAILED,
 }
+"""By value: to hash a member of an enum takes 0.5 us."""
 
 
 def read_item(
@@ -190,16 +191,23 @@ def short_id(item_id: str, limits: Limits) -> str:
 
 def write_item(item: Item, view: View) -> types_pb2.Item:
     """Return a stored item with what the view shows."""
+    message = types_pb2.Item()
+    fill_item(message, item, view)
+    return message
+
+
+def fill_item(message: types_pb2.Item, item: Item, view: View) -> None:
+    """Fill in what the view shows of a stored item."""
+    message.id = item.id
     if view is View.ID:
-        return types_pb2.Item(id=item.id)
-    return types_pb2.Item(
-        id=item.id,
-        metadata=write_json(item.metadata),
-        image=None if item.image is None else _write_image(item.image),
-        vector=None if item.vector is None or view is not View.FULL else write_vector(item.vector),
-        create_time=write_time(item.create_time),
-        update_time=write_time(item.update_time),
-    )
+        return
+    fill_json(message.metadata, item.metadata)
+    if item.image is not None:
+        message.image.CopyFrom(_write_image(item.image))
+    if item.vector is not None and view is View.FULL:
+        message.vector.CopyFrom(write_vector(item.vector))
+    fill_time(message.create_time, item.create_time)
+    fill_time(message.update_time, item.update_time)
 
 
 def _write_image(image: ImageRecord) -> types_pb2.ImageInfo:
@@ -218,6 +226,6 @@ def write_result(result: WriteResult, at: str = "") -> index_service_pb2.WriteRe
     """Return what became of the item at `at` ("items[3]")."""
     return index_service_pb2.WriteResult(
         id=result.id,
-        outcome=OUTCOMES[result.outcome],
+        outcome=OUTCOMES[result.outcome._value_],
         error=None if result.error is None else in_band(result.error, at),
     )
