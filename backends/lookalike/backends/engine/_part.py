@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.backends.engine._scan import nearest
+from lookalike.backends.engine._sieve import FEW, FEW_SHARE, Chosen, Sifting, sift
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.types import (
     Hits,
@@ -20,12 +21,12 @@ from lookalike.backends.types import (
     Vectors,
 )
 
-FEW = 1024
-"""Up to this many allowed rows are gathered and compared whatever the share.
-Measured, 512-d: 1,024 rows take 0.24 ms, a graph search with a filter 0.3 to 1 ms."""
-FEW_SHARE = 0.05
-"""Up to this share of a part too: below it graphs and lists lose recall.
-Measured, 100,000 x 512, 1 %: HNSW finds 40 to 76 % of the filtered top ten."""
+LOST_SHARE = 0.05
+"""Where there is no sieve, rows up to this share of a part are compared one by one: below
+it graphs and lists lose recall. Measured, 100,000 x 512, 1 %: HNSW finds 40 to 76 % of
+the filtered top ten."""
+SPARSE = 64
+"""Keys fewer than one in so many rows are looked up one by one rather than by a mask."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +47,10 @@ class Segment:
     """False for fresh rows, which wait for their index."""
     effort: int = 0
     """How much harder than `spec` was asked for the index tries, since others fell short."""
+    boost: float = 1.0
+    """How much harder than by itself it had to search when it was saved; see `Probe.boost`."""
+    sifting: Sifting = field(default_factory=Sifting)
+    """What filtered searches need, made when the first one comes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +110,7 @@ class Part:
         """Memory held, in bytes; rows that are mapped from a file do not count."""
         segment = self.segment
         held = segment.keys.nbytes + (0 if self.live is None else self.live.nbytes)
+        held += segment.sifting.memory_bytes
         held += 0 if segment.mapped else segment.vectors.nbytes
         return held + (0 if segment.index is None else segment.index.memory_bytes)
 
@@ -131,16 +137,14 @@ class Part:
         params: SearchParams,
     ) -> tuple[Hits, int]:
         """Return hits with keys for ids, and how many rows were allowed."""
-        rows = None if allowed is None else self.rows_of(allowed)
-        count = self.count if rows is None else len(rows)
+        chosen = None if allowed is None else self.chosen(allowed)
+        count = self.count if chosen is None else chosen.count
         if count == 0:
             return Hits(*_nothing(len(queries)), exact=True), 0
-        hits = self._search_index(queries, k, rows, count, params)
-        if hits is None:
-            live = self.live if rows is None else None
-            hits = nearest(self.segment.vectors, queries, k, metric, rows=rows, live=live)
-        elif not hits.exact:
-            hits = self._complete(hits, queries, min(k, count), metric, rows)
+        if chosen is None:
+            hits = self._search_all(queries, k, metric, params)
+        else:
+            hits = self._search_chosen(queries, k, metric, chosen, params)
         keys = self.segment.keys
         ids = np.where(hits.ids < 0, -1, keys[hits.ids])
         scores = hits.scores
@@ -148,36 +152,74 @@ class Part:
             scores = np.where(hits.ids < 0, scores, np.clip(scores, -1.0, 1.0))
         return Hits(ids, scores, hits.exact), count
 
-    def _search_index(
-        self, queries: Vectors, k: int, rows: Rows | None, count: int, params: SearchParams
-    ) -> Hits | None:
-        """Ask the index; None where comparing exactly is asked for or better."""
-        index = self.segment.index
-        if index is None or (params.exact and not index.exact):
-            return None
-        if rows is None:
-            live = self.live
-        elif count <= max(FEW, FEW_SHARE * len(self.segment.keys)):
-            return None
-        else:
-            live = np.zeros(len(self.segment.keys), np.bool_)
-            live[rows] = True
+    def chosen(self, allowed: Keys) -> Chosen:
+        """Return the live rows of the allowed keys (rising), remembered for the same array."""
+
+        def choose() -> Chosen:
+            keys = self.segment.keys
+            if len(allowed) * SPARSE < len(keys):
+                return Chosen.of_rows(self.rows_of(allowed))
+            mask = mask_of(keys, allowed)
+            if self.live is not None:
+                mask &= self.live
+            return Chosen.of_mask(mask, self._few)
+
+        return self.segment.sifting.chosen(allowed, self.live, choose)
+
+    @property
+    def _few(self) -> int:
+        return max(FEW, int(FEW_SHARE * self.rows))
+
+    def _search_all(self, queries: Vectors, k: int, metric: Metric, params: SearchParams) -> Hits:
+        segment, live = self.segment, self.live
+        if segment.index is None or (params.exact and not segment.index.exact):
+            return nearest(segment.vectors, queries, k, metric, live=live)
+        hits = self._ask(segment.index, queries, k, live, self.count, params)
+        return hits if hits.exact else self._complete(hits, queries, k, metric, None)
+
+    def _search_chosen(
+        self, queries: Vectors, k: int, metric: Metric, chosen: Chosen, params: SearchParams
+    ) -> Hits:
+        """Search few rows one by one, more with the sieve, or with the index if there is none."""
+        segment, index, mask = self.segment, self.segment.index, chosen.mask
+        if index is not None and mask is not None and not index.exact and not params.exact:
+            sieve = segment.sifting.sieve(segment.vectors, metric)
+            if sieve is not None:
+                return sift(sieve, segment.vectors, queries, k, metric, chosen)
+        lost = max(self._few, int(LOST_SHARE * self.rows))
+        approximate = index is not None and not index.exact
+        if index is None or mask is None or chosen.count <= lost or (params.exact and approximate):
+            return nearest(segment.vectors, queries, k, metric, rows=chosen.rising())
+        hits = self._ask(index, queries, k, mask, chosen.count, params)
+        return hits if hits.exact else self._complete(hits, queries, k, metric, chosen)
+
+    def _ask(
+        self,
+        index: VectorIndex,
+        queries: Vectors,
+        k: int,
+        live: Mask | None,
+        count: int,
+        params: SearchParams,
+    ) -> Hits:
         hits = index.search(queries, k, live=live, params=params)
         # Columns that no query can fill are left out.
         return Hits(hits.ids[:, :count], hits.scores[:, :count], hits.exact)
 
     def _complete(
-        self, hits: Hits, queries: Vectors, width: int, metric: Metric, rows: Rows | None
+        self, hits: Hits, queries: Vectors, k: int, metric: Metric, chosen: Chosen | None
     ) -> Hits:
         """Compare exactly for queries that got fewer hits than there are rows.
 
         Graphs do that when many rows are dead or filtered away; nobody should get
         seven answers of ten because of it.
         """
+        width = min(k, self.count if chosen is None else chosen.count)
         short = np.flatnonzero(hits.ids[:, width - 1] < 0)
         if not len(short):
             return hits
-        live = self.live if rows is None else None
+        rows = None if chosen is None else chosen.rising()
+        live = self.live if chosen is None else None
         full = nearest(self.segment.vectors, queries[short], width, metric, rows=rows, live=live)
         ids, scores = hits.ids.copy(), hits.scores.copy()
         ids[short, :width], scores[short, :width] = full.ids, full.scores
@@ -202,6 +244,28 @@ def rows_of(keys: Keys, wanted: Keys) -> Rows:
     places = np.searchsorted(keys, wanted)
     found = places[keys[places] == wanted].astype(np.int64, copy=False)
     return found
+
+
+def mask_of(keys: Keys, wanted: Keys) -> Mask:
+    """Tell for each key whether it is among `wanted`; both rising.
+
+    Measured, 50,000 of 100,000 keys, one core: 0.05 ms without gaps, 0.2 ms with.
+    """
+    mask = np.zeros(len(keys), np.bool_)
+    if not len(keys):
+        return mask
+    first, last = keys[0], keys[-1]
+    low, high = np.searchsorted(wanted, first), np.searchsorted(wanted, last, "right")
+    wanted, span = wanted[low:high], int(last - first) + 1
+    if span == len(keys):
+        mask[wanted - first] = True
+    elif span <= 16 * len(keys):
+        among = np.zeros(span, np.bool_)
+        among[wanted - first] = True
+        mask = among[keys - first]
+    else:
+        mask[rows_of(keys, wanted)] = True
+    return mask
 
 
 def difference(keys: Keys, others: Keys) -> Keys:
