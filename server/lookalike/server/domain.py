@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -301,6 +301,10 @@ class Judgement:
     tier: Tier | None = None
 
 
+NOT_JUDGED: Final = Judgement()
+"""One for all: making one for each hit takes as long as making the hit."""
+
+
 # ---------------------------------------------------------------- answers
 
 
@@ -310,7 +314,7 @@ class Match:
 
     item: Item
     score: float
-    judgement: Judgement = field(default_factory=Judgement)
+    judgement: Judgement = NOT_JUDGED
     duplicates: tuple[str, ...] = ()
     """Ids of the near-duplicates that were folded into it, the best first."""
 

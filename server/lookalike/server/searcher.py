@@ -12,11 +12,20 @@ import numpy as np
 from lookalike.backends.errors import FailedPrecondition, InvalidArgument, LookalikeError
 from lookalike.backends.types import RgbImage
 from lookalike.server.collection import Collection
-from lookalike.server.domain import Answer, Judgement, Match, Query, SearchOptions
+from lookalike.server.domain import (
+    Answer,
+    Judgement,
+    Match,
+    Query,
+    SearchOptions,
+    Vector,
+    VectorQuery,
+)
 from lookalike.server.embedding import Embedding, gather
 from lookalike.server.finding import Wanted, find
 from lookalike.server.folding import Calibration
 from lookalike.server.library import Library
+from lookalike.server.plain import answer_plain, is_plain
 from lookalike.server.queries import Queries, Ready, Span, Work, is_one_thing, shares_of
 
 
@@ -74,7 +83,7 @@ class Searcher:
         InvalidArgument (regions, parts, rates of texts), FailedPrecondition (no
         calibration yet), the errors of images, Overloaded, DeadlineExceeded.
         """
-        answer = self.search_batch([(collection, query, options)], deadline=deadline)[0]
+        [answer] = self.search_batch([(collection, query, options)], deadline=deadline)
         if isinstance(answer, LookalikeError):
             raise answer
         return answer
@@ -87,6 +96,13 @@ class Searcher:
     ) -> list[Answer | LookalikeError]:
         """Answer queries together; those alike but for the vector meet the index as one matrix."""
         started = time.monotonic()
+        if (vectors := _plain(requests)) is not None:
+            name, _, options = requests[0]
+            try:
+                collection = self._library.collection(name)
+            except LookalikeError as error:
+                return [error for _ in requests]
+            return answer_plain(collection, vectors, options, started)
         asked = gather([self._begin(*request, deadline) for request in requests])
         ready_at = time.monotonic()
         groups: dict[object, list[int]] = {}
@@ -168,6 +184,18 @@ class Searcher:
         ]
         spent_ms = (time.monotonic() - began) * 1e3
         return replace(answer, matches=matches, rank_ms=answer.rank_ms + spent_ms)
+
+
+def _plain(requests: Sequence[tuple[str, Query, SearchOptions]]) -> list[Vector] | None:
+    """Return the vectors of queries that are plain and alike but for them."""
+    vectors: list[Vector] = []
+    first_name, _, first = requests[0] if requests else ("", None, None)
+    for name, query, options in requests:
+        alike = name == first_name and (options is first or options == first)
+        if not (alike and isinstance(query, VectorQuery)):
+            return None
+        vectors.append(query.vector)
+    return vectors if first is not None and is_plain(first) else None
 
 
 def _min_score(

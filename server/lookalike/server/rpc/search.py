@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import grpc
 
 from lookalike.backends.errors import BatchTooLarge, ItemNotFound, LookalikeError
-from lookalike.server.domain import Query, SearchOptions
+from lookalike.server.domain import DEFAULT_COLLECTION, Query, SearchOptions
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.duplicates import find_duplicates
 from lookalike.server.rpc.explain import explain
@@ -18,7 +18,7 @@ from lookalike.server.rpc.ports import Duplicates, Explainer, Facets, Searcher
 from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.status import in_band
 from lookalike.server.rpc.wire import check_batch, read_name
-from lookalike.server.rpc.wire_queries import read_search, write_answer
+from lookalike.server.rpc.wire_queries import SearchReader, write_answer
 from lookalike.v1 import search_service_pb2 as pb
 from lookalike.v1 import search_service_pb2_grpc
 
@@ -46,19 +46,21 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         self._duplicates = duplicates
         self._streams = streams
         self._limits = limits
+        self._reader = SearchReader(limits)
         self._default_deadline_s = default_deadline_s
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         """Answer one query."""
         deadline = deadline_of(context, self._default_deadline_s)
-        collection = read_name(request.collection, "collection")
-        query, options = read_search(request, self._limits)
+        name, query, options = self._reader.read(request)
         try:
-            answer = self._searcher.search(collection, query, options, deadline=deadline)
+            answer = self._searcher.search(
+                name or DEFAULT_COLLECTION, query, options, deadline=deadline
+            )
         except ItemNotFound as error:
             _name_item(error)
             raise
-        response = write_answer(answer, options.view)
+        response = write_answer(answer, options.view, pb.SearchResponse())
         self._check_size(response.ByteSize(), "limit")
         return response
 
@@ -69,20 +71,17 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         check_batch(len(request.queries), self._limits.max_batch_size, "queries")
         deadline = deadline_of(context, self._default_deadline_s)
         shared = read_name(request.collection, "collection")
-        results: list[pb.BatchSearchResult] = []
+        response = pb.BatchSearchResponse()
         good: list[tuple[int, tuple[str, Query, SearchOptions]]] = []
-        for i, message in enumerate(request.queries):
-            results.append(pb.BatchSearchResult())
-            at = f"queries[{i}]"
-            try:
-                name = read_name(message.collection, f"{at}.collection")
-                query, options = read_search(message, self._limits, f"{at}.")
-            except LookalikeError as error:
-                results[i].error.CopyFrom(in_band(error, at))
+        for i, asked in enumerate(self._reader.read_all(request.queries)):
+            result = response.results.add()
+            if isinstance(asked, LookalikeError):
+                result.error.CopyFrom(in_band(asked, f"queries[{i}]"))
             else:
-                good.append((i, (name if message.collection else shared, query, options)))
-        self._answer(good, results, deadline)
-        return pb.BatchSearchResponse(results=results)
+                name, query, options = asked
+                good.append((i, (name or shared, query, options)))
+        self._answer(good, response, deadline)
+        return response
 
     def StreamSearch(
         self, requests: Iterator[pb.StreamSearchRequest], context: grpc.ServicerContext
@@ -111,24 +110,23 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         self._check_size(response.ByteSize(), "limit")
         return response
 
-    def _answer_in_turn(self, message: pb.SearchRequest) -> pb.BatchSearchResult:
+    def _answer_in_turn(self, message: pb.SearchRequest, result: pb.BatchSearchResult) -> None:
         deadline = time.monotonic() + self._default_deadline_s
         try:
-            collection = read_name(message.collection, "search.collection")
-            query, options = read_search(message, self._limits, "search.")
-            answer = self._searcher.search(collection, query, options, deadline=deadline)
-            response = write_answer(answer, options.view)
-            self._check_size(response.ByteSize(), "search.limit")
+            name, query, options = self._reader.read(message, "search.")
+            name = name or DEFAULT_COLLECTION
+            answer = self._searcher.search(name, query, options, deadline=deadline)
+            write_answer(answer, options.view, result.response)
+            self._check_size(result.ByteSize(), "search.limit")
         except LookalikeError as error:
             if isinstance(error, ItemNotFound):
                 _name_item(error)
-            return pb.BatchSearchResult(error=in_band(error, "search"))
-        return pb.BatchSearchResult(response=response)
+            result.error.CopyFrom(in_band(error, "search"))
 
     def _answer(
         self,
         good: list[tuple[int, tuple[str, Query, SearchOptions]]],
-        results: list[pb.BatchSearchResult],
+        response: pb.BatchSearchResponse,
         deadline: float,
     ) -> None:
         """Fill in the results of the queries that could be read."""
@@ -137,18 +135,18 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         answers = self._searcher.search_batch([asked for _, asked in good], deadline=deadline)
         size = 0
         for (i, (_, _, options)), answer in zip(good, answers, strict=True):
+            result = response.results[i]
             try:
                 if isinstance(answer, LookalikeError):
                     raise answer
-                response = write_answer(answer, options.view)
-                self._check_size(size + response.ByteSize(), "limit")
-                size += response.ByteSize()
-                results[i].response.CopyFrom(response)
-            except ItemNotFound as error:
-                _name_item(error)
-                results[i].error.CopyFrom(in_band(error, f"queries[{i}]"))
+                write_answer(answer, options.view, result.response)
+                more = result.ByteSize()
+                self._check_size(size + more, "limit")
+                size += more
             except LookalikeError as error:
-                results[i].error.CopyFrom(in_band(error, f"queries[{i}]"))
+                if isinstance(error, ItemNotFound):
+                    _name_item(error)
+                result.error.CopyFrom(in_band(error, f"queries[{i}]"))
 
     def _check_size(self, size: int, field: str) -> None:
         most = self._limits.max_message_bytes - _SPARE_BYTES

@@ -27,13 +27,15 @@ class SearchStreams:
         self,
         requests: Iterator[pb.StreamSearchRequest],
         context: grpc.ServicerContext,
-        answer: Callable[[pb.SearchRequest], pb.BatchSearchResult],
+        answer: Callable[[pb.SearchRequest, pb.BatchSearchResult], None],
     ) -> Iterator[pb.StreamSearchResponse]:
         """Serve one stream. Raises Overloaded, Draining."""
         self._enter()
         try:
             while (request := self._next(requests, context)) is not None:
-                yield pb.StreamSearchResponse(tag=request.tag, result=answer(request.search))
+                response = pb.StreamSearchResponse(tag=request.tag)
+                answer(request.search, response.result)
+                yield response
         finally:
             with self._lock:
                 self._count -= 1
