@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from engine_parts import Opens, PlainIndex, opener
+from lookalike.backends.engine._effort import next_effort, raised
 from lookalike.backends.engine._local import LocalEngine
-from lookalike.backends.engine._probe import LEAST, Probe, next_effort, raised
+from lookalike.backends.engine._probe import LEAST, Probe
 from lookalike.backends.errors import InvalidArgument
 from lookalike.backends.testing.scene import NO_KEYS, Scene
 from lookalike.backends.types import (
@@ -76,7 +77,7 @@ def look_until(scene: Scene, is_so: Any) -> None:
 def all_seen(scene: Scene) -> bool:
     """Tell whether nothing is left to look at."""
     assert isinstance(scene.engine, LocalEngine)
-    return scene.engine._probe.pause_s(scene.engine._view) is None
+    return scene.engine._probe.pause_s(scene.engine._view, scene.engine._spec) is None
 
 
 def test_an_index_that_hides_rows_gives_way_to_comparing_with_all(opens: Opens) -> None:
@@ -151,14 +152,14 @@ def test_looking_takes_its_share_of_the_time_and_no_more(opens: Opens) -> None:
     assert isinstance(engine, LocalEngine)
     probe, began, looks, spent = Probe(Metric.COSINE, 2, lambda: now[0]), now[0], 0, 0.0
     longest = 0.0
-    while (pause := probe.pause_s(engine._view)) is not None:
+    while (pause := probe.pause_s(engine._view, engine._spec)) is not None:
         now[0] += pause
         before = now[0]
-        probe.look(engine._view)
+        probe.look(engine._view, engine._spec)
         spent += now[0] - before
         longest = max(longest, now[0] - before) if looks > 4 else 0.0
         looks += 1
-    assert spent == pytest.approx(4.0, rel=0.01), "each row is asked for once"
+    assert spent == pytest.approx(5.0, rel=0.01), "each row once, and 250 for their neighbours"
     assert spent <= 0.021 * (now[0] - began)
     assert longest <= 0.04, "closing would wait for it"
 

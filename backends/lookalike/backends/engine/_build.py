@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from lookalike.backends.engine._effort import raised
 from lookalike.backends.engine._part import Part, Segment
-from lookalike.backends.engine._probe import raised
 from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.engine._view import View
 from lookalike.backends.errors import LookalikeError

@@ -19,20 +19,18 @@ import numpy as np
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine._again import Again
 from lookalike.backends.engine._build import Abandoned, build_segment, outgrown, plan
+from lookalike.backends.engine._effort import next_effort
 from lookalike.backends.engine._holding import LocalHolding
+from lookalike.backends.engine._incoming import incoming
 from lookalike.backends.engine._options import Options
 from lookalike.backends.engine._part import Part, Segment
-from lookalike.backends.engine._probe import Probe, next_effort
+from lookalike.backends.engine._probe import Probe
 from lookalike.backends.engine._recover import load_segments, reconcile
 from lookalike.backends.engine._scan import checked, merge
 from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.engine._view import Delta, View, first_room
-from lookalike.backends.engine.base import Engine, EngineConfig, EngineStats, Truth
-from lookalike.backends.errors import (
-    DimensionMismatch,
-    Unavailable,
-    VectorNotFinite,
-)
+from lookalike.backends.engine.base import Asked, Engine, EngineConfig, EngineStats, Truth
+from lookalike.backends.errors import Unavailable
 from lookalike.backends.index import auto
 from lookalike.backends.types import (
     Changes,
@@ -127,7 +125,8 @@ class LocalEngine(Engine):
         exact = True
         for part in view.every:
             if part.count:
-                hits, count = part.search(queries, k, metric, allowed, params)
+                boosted = self._probe.recall.boosted(part, params)
+                hits, count = part.search(queries, k, metric, allowed, boosted)
                 total += count
                 exact = exact and hits.exact
                 found.append(hits)
@@ -142,7 +141,7 @@ class LocalEngine(Engine):
         One thread, in the order of seq. Raises DimensionMismatch, VectorNotFinite,
         and has changed nothing then.
         """
-        added, vectors = self._incoming(changes)
+        added, vectors = incoming(changes, self._config.dim)
         removed = np.unique(np.asarray(changes.removed, np.int64))
         with self._state:
             if changes.seq < self.applied_seq:
@@ -154,29 +153,9 @@ class LocalEngine(Engine):
             if (
                 self._work_waits()
                 or before < IDLE_ROWS <= self._view.waiting
-                or (len(removed) and self._probe.pause_s(self._view) == 0.0)
+                or (len(removed) and self._probe.pause_s(self._view, self._spec) == 0.0)
             ):
                 self._state.notify_all()
-
-    def _incoming(self, changes: Changes) -> tuple[Keys, Vectors]:
-        """Return the added keys, rising and each once, with their vectors, checked."""
-        keys = np.asarray(changes.added, np.int64)
-        vectors = changes.vectors
-        if not len(keys):
-            return keys, vectors
-        if vectors.shape != (len(keys), self._config.dim):
-            raise DimensionMismatch(
-                f"The collection has {self._config.dim} dimensions, the vectors "
-                f"{vectors.shape[-1]}.",
-                expected=self._config.dim,
-                actual=vectors.shape[-1],
-            )
-        if not np.isfinite(vectors).all():
-            raise VectorNotFinite("A vector has a number that is not finite.")
-        if len(keys) > 1 and (np.diff(keys) <= 0).any():
-            keys, order = np.unique(keys, return_index=True)
-            vectors = vectors[order]
-        return keys, vectors
 
     # -- building ----------------------------------------------------------------
 
@@ -286,7 +265,9 @@ class LocalEngine(Engine):
                 elif self._unsaved.pause_s() == 0.0:
                     self._save()
                 else:
-                    self._probe.look(self._view)
+                    self._probe.look(self._view, self._spec)
+                    if self._probe.recall.unsaved:
+                        self._save()
                 self._failures = 0
             except Abandoned:
                 pass
@@ -299,7 +280,11 @@ class LocalEngine(Engine):
 
     def _pause_s(self) -> float | None:
         """Return the seconds until the builder has something to do; None if nothing comes."""
-        pauses = (self._idle_in(), self._probe.pause_s(self._view), self._unsaved.pause_s())
+        pauses = (
+            self._idle_in(),
+            self._probe.pause_s(self._view, self._spec),
+            self._unsaved.pause_s(),
+        )
         return min((pause for pause in pauses if pause is not None), default=None)
 
     def _build_waiting(self) -> None:
@@ -340,7 +325,9 @@ class LocalEngine(Engine):
                 view, spec = self._view, self._spec
             segments = [part.segment for part in view.parts if part.segment.sealed]
             try:
-                self._disk.save(segments, view.seq, spec, self._config.owner, self._config.dim)
+                owner, dim = self._config.owner, self._config.dim
+                self._probe.recall.unsaved = False
+                self._disk.save(segments, view.seq, spec, owner, dim, self._probe.recall.boost)
                 self._unsaved.done()
             except Exception as error:
                 with self._state:
@@ -376,7 +363,12 @@ class LocalEngine(Engine):
             building=building,
             recovered=self._recovered,
             memory_bytes=sum(part.memory_bytes for part in view.every),
+            recall=self._probe.recall.of(view),
         )
+
+    def learn_from(self, asked: Asked) -> None:
+        """Check recall with these queries, too. Any thread."""
+        self._probe.recall.asked = asked
 
     def holding(self) -> LocalHolding:
         """Return what is searched now. Any thread."""

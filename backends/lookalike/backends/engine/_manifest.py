@@ -46,7 +46,8 @@ class SegmentRecord:
     spec: IndexSpec
     files: dict[str, FileRecord]
     effort: int = 0
-    """As in `Segment`."""
+    """As in `Segment`, and the next, too."""
+    boost: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +144,5 @@ def _segment_record(entry: dict[str, object]) -> SegmentRecord:
         raise TypeError("not a segment")
     records = {key: FileRecord(int(f["size"]), str(f["sha256"])) for key, f in files.items()}
     count, effort = int(str(entry["count"])), int(str(entry.get("effort", 0)))
-    return SegmentRecord(name, count, spec_from_json(spec), records, effort)
+    boost = float(str(entry.get("boost", 1.0)))
+    return SegmentRecord(name, count, spec_from_json(spec), records, effort, boost)

@@ -1,9 +1,15 @@
-"""Looks whether the vectors of an index find themselves, a little at a time.
+"""Looks whether indexes find what they should, a little at a time.
 
-Graphs lose rows: a node that no walk comes by is stored, counted and never shown. No
-count and no checksum tells; only asking does. So each live row of an index is asked
-for by its own vector, once after the index is built or loaded, and again when many
-rows have died since.
+First it measures how much of the truth searches find (see `_rounds`), of rows and of
+queries that were asked lately. Where that is less than the target, searches look harder;
+where that does not help, the index is built with more effort, once.
+
+Then it looks whether the vectors find themselves. Graphs lose rows: a node that no walk
+comes by is stored, counted and never shown. No count and no checksum tells; only asking
+does. So each live row of an index is asked for by its own vector.
+
+Both are done once after an index is built or loaded, and again when many rows have died
+since; recall also when there were many new queries.
 """
 
 from __future__ import annotations
@@ -12,18 +18,18 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
+from lookalike.backends.engine._effort import MOST_EFFORT
+from lookalike.backends.engine._measuring import Measuring, approximate
 from lookalike.backends.engine._part import Part, Segment
 from lookalike.backends.engine._view import View
 from lookalike.backends.index._measure import TOP
 from lookalike.backends.types import (
-    HnswParams,
     IndexSpec,
-    IvfParams,
     Mask,
     Metric,
     Rows,
@@ -37,7 +43,8 @@ LEAST = 0.999
 """Of the live rows of an index, the share that must be among their own ten best. Measured
 (10,000 rows of 32 or 128, half of them deleted and others added, twice): graphs and lists
 with the default parameters reach 1.0, graphs with too few links 0.4 to 0.7. The line lies
-where nobody would notice yet: one stored picture in a thousand does not find itself."""
+where nobody would notice yet: one stored picture in a thousand does not find itself. With
+a target recall below 0.99 the line is lower, a tenth of what may be missed: 0.99 for 0.9."""
 DEEP = SearchParams(ef_search=1024, nprobe=1 << 18)
 DEEP_TOP = 200
 """How a row is asked for once more that was not among its ten best."""
@@ -46,7 +53,6 @@ AGAIN = 0.05
 SLICE_S = 0.02
 """About as long does one look take, and as long does closing wait for it."""
 MOST_QUERIES = 256
-MOST_EFFORT = 2
 
 
 @dataclass(slots=True)
@@ -94,24 +100,35 @@ class Probe:
         self._passes: dict[Segment, Pass] = {}
         self._queries = 16
         self._next = clock()
+        self._least = LEAST
+        self.recall = Measuring(metric, clock)
 
-    def pause_s(self, view: View) -> float | None:
+    def pause_s(self, view: View, spec: IndexSpec) -> float | None:
         """Return the seconds until the next look; None if there is nothing to look at."""
-        if not self._percent or self._part(view) is None:
+        if not self._percent:
             return None
+        if self._part(view) is None and self.recall.unmeasured(view, spec) is None:
+            return self.recall.renewal_s(view)
         return max(0.0, self._next - self._clock())
 
-    def look(self, view: View) -> None:
-        """Ask for the next few rows; takes about SLICE_S, and the pause after it the rest."""
+    def look(self, view: View, spec: IndexSpec) -> None:
+        """Look a little further; takes about SLICE_S, and the pause after it the rest."""
         began = self._clock()
         known = {part.segment for part in view.parts}
         self._passes = {s: p for s, p in self._passes.items() if s in known}
-        if (part := self._part(view)) is not None:
+        self.recall.keep(known)
+        self._least = min(LEAST, 1 - (1 - spec.goal) / 10)
+        if (part := self.recall.unmeasured(view, spec)) is not None:
+            self.recall.measure(part, spec, began + SLICE_S)
+        elif (part := self._part(view)) is not None:
             walk = self._passes.get(part.segment)
             if walk is None or walk.over_all:
                 walk = self._passes[part.segment] = Pass.over(part)
             self._ask(part, walk)
-            if self._is_short(part, walk):
+            too_many = (1 - self._least) * part.count
+            if walk.lost <= too_many < walk.missed and self.recall.raise_some(part, spec):
+                self._passes[part.segment] = Pass.over(part)
+            elif self._is_short(part, walk):
                 log.warning(
                     "index falls short: of %d rows asked for by their own vectors %d are not "
                     "found, %d not even by a deep search; building it anew",
@@ -132,20 +149,27 @@ class Probe:
             walk = self._passes.get(part.segment)
             if walk is not None and self._is_short(part, walk):
                 return part
+            found = self.recall.found(part.segment)
+            if found is not None and found.short:
+                return part
         return None
 
     def reading(self, part: Part) -> dict[str, object]:
-        """Say how far the last walk over a segment is, for people; empty if there is none."""
+        """Say what was found of a segment, for people; empty if nothing was."""
+        shown: dict[str, object] = {}
+        if (boost := self.recall.boost(part.segment)) != 1.0:
+            shown["boost"] = boost
+        if (found := self.recall.found(part.segment)) is not None:
+            shown["checked_recall"] = round(found.estimate.value, 4)
         walk = self._passes.get(part.segment)
-        if walk is None or not walk.probed:
-            return {}
-        return {"probed": walk.probed, "missed": walk.missed, "lost": walk.lost}
+        if walk is not None and walk.probed:
+            shown |= {"probed": walk.probed, "missed": walk.missed, "lost": walk.lost}
+        return shown
 
     def _part(self, view: View) -> Part | None:
         """Return a segment that is not yet, or not any more, known to be well."""
         for part in view.parts:
-            index = part.segment.index
-            if not part.segment.sealed or index is None or index.exact or not part.count:
+            if not approximate(part) or not part.count:
                 continue
             walk = self._passes.get(part.segment)
             if walk is None or not walk.over_all or part.dead > walk.dead + AGAIN * part.rows:
@@ -158,7 +182,7 @@ class Probe:
             rows = rows[part.live[rows]]
         if not len(rows):
             return
-        found, exact = self._found(part, rows, TOP, SearchParams())
+        found, exact = self._found(part, rows, TOP, self.recall.boosted(part, SearchParams()))
         if exact:  # small as it is, it compares with all
             walk.position = walk.rows
         missed = rows[~found]
@@ -184,46 +208,7 @@ class Probe:
     def _is_short(self, part: Part, walk: Pass) -> bool:
         if part.segment.effort >= MOST_EFFORT:
             return False
-        if walk.missed > (1 - LEAST) * part.count:
+        if walk.missed > (1 - self._least) * part.count:
             return True
         # A few that nothing finds are worth one more try, but not comparing all for ever.
         return walk.over_all and walk.lost > 0 and part.segment.effort == 0
-
-
-def next_effort(part: Part) -> int:
-    """Return how hard to try next: as before where dead rows may be to blame."""
-    effort = part.segment.effort
-    if part.dead > AGAIN * part.rows:
-        return effort
-    return 1 if effort == 0 and _harder(part.segment.spec) is not None else MOST_EFFORT
-
-
-def raised(spec: IndexSpec, effort: int) -> IndexSpec:
-    """Return a spec that tries harder: 0 as asked for, 1 with more links and a deeper
-    search, 2, or where there is nothing to raise, comparing with all."""
-    if effort <= 0 or spec.backend == "exact":
-        return spec
-    harder = _harder(spec) if effort < MOST_EFFORT else None
-    return harder or IndexSpec("exact", metric=spec.metric)
-
-
-def _harder(spec: IndexSpec) -> IndexSpec | None:
-    if spec.backend not in ("faiss", "hnswlib") or spec.options:
-        return None
-    match spec.algorithm:
-        case HnswParams(m=m, ef_construction=breadth, ef_search=depth):
-            # 0: the depth is measured when the index is built, by FAISS
-            depth = min(4 * depth, 10_000) if depth >= 64 else 0
-            if spec.backend == "hnswlib":
-                depth = max(depth, 256)
-            return replace(
-                spec, algorithm=HnswParams(min(2 * (m or 16), 128), max(2 * breadth, 400), depth)
-            )
-        case IvfParams(nlist=lists, nprobe=probes) if probes:
-            return replace(spec, algorithm=IvfParams(lists))
-        case None:
-            return replace(
-                spec, algorithm=HnswParams(32, 400, 256 if spec.backend == "hnswlib" else 0)
-            )
-        case _:
-            return None

@@ -121,7 +121,15 @@ def _load_segment(
     number = disk.adopt(record, seq)
     sealed = index is not None
     return Segment(
-        number, keys, vectors, record.spec, index, mapped=True, sealed=sealed, effort=record.effort
+        number,
+        keys,
+        vectors,
+        record.spec,
+        index,
+        mapped=True,
+        sealed=sealed,
+        effort=record.effort,
+        boost=record.boost,
     )
 
 

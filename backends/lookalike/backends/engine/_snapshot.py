@@ -18,7 +18,8 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,13 @@ class Disk:
             self._files.remove_tree(self._directory / f"building-{number:08d}")
 
     def save(
-        self, segments: Sequence[Segment], seq: int, spec: IndexSpec, owner: str, dim: int
+        self,
+        segments: Sequence[Segment],
+        seq: int,
+        spec: IndexSpec,
+        owner: str,
+        dim: int,
+        boost: Callable[[Segment], float] = lambda segment: segment.boost,
     ) -> None:
         """Make these segments the durable state, then sweep what it does not name.
 
@@ -154,7 +161,10 @@ class Disk:
         """
         with self._lock:
             self._files.make_folders(self._directory)
-            records = [self._save_segment(segment, dim) for segment in segments]
+            records = [
+                replace(self._save_segment(segment, dim), boost=boost(segment))
+                for segment in segments
+            ]
             self._files.sync_folder(self._directory)
             self._write_manifest(Manifest(owner, dim, str(spec.metric), seq, spec, records))
             reach("engine.sweep.before")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from lookalike.backends.files import Files
+from lookalike.backends.recall import Recall
 from lookalike.backends.types import (
     Changes,
     Hits,
@@ -72,6 +73,19 @@ class EngineStats:
     recovered: str = ""
     """Why the snapshot was not used when the engine was opened; empty if it was."""
     memory_bytes: int = 0
+    recall: Recall | None = None
+    """What the engine found out about its own answers; None if it has nothing to say."""
+
+
+class Asked(Protocol):
+    """What was searched for lately. Any thread."""
+
+    @property
+    def count(self) -> int:
+        """How many queries there were, those that are forgotten included."""
+
+    def vectors(self) -> Vectors:
+        """Return some of the latest, (n, dim) float32."""
 
 
 class Holding(Protocol):
@@ -138,6 +152,9 @@ class Engine(ABC):
     @abstractmethod
     def stats(self) -> EngineStats:
         """Read the engine's state."""
+
+    def learn_from(self, asked: Asked) -> None:  # noqa: B027 - not every engine checks
+        """Check recall with these queries, too. An engine that checks nothing takes no notice."""
 
     def holding(self) -> Holding | None:
         """Return what is held now, to be verified; None if this engine cannot tell."""
