@@ -49,8 +49,6 @@ class Segment:
     """How much harder than `spec` was asked for the index tries, since others fell short."""
     boost: float = 1.0
     """How much harder than by itself it had to search when it was saved; see `Measuring`."""
-    boost: float = 1.0
-    """How much harder than by itself it had to search when it was saved; see `Probe.boost`."""
     sifting: Sifting = field(default_factory=Sifting)
     """What filtered searches need, made when the first one comes."""
 
