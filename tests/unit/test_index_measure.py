@@ -79,7 +79,7 @@ def test_a_graph_takes_the_least_effort_that_reaches_its_target(
         index = cls.build(replace(spec, target_recall=target), vectors, threads=2)
         efforts.append(int(str(index.settings["ef_search"])))
         measured = float(str(index.settings["measured_recall"]))
-        found = recall(index.search(queries, 10).ids, truth)
+        found = recall(index.search(queries, 10).ids, list(truth))
         print(target, efforts[-1], measured, found)
         assert measured >= (target or 0.99)
         assert found >= (target or 0.99) - 0.015  # queries that are none of the vectors
@@ -103,7 +103,7 @@ def test_what_a_search_boosts_is_looked_for_deeper(backend: str) -> None:
     index = indexes.resolve(backend).build(spec, vectors, threads=2)
     truth = ExactSearch(Metric.COSINE, vectors).search(queries, 10).ids
     shares = [
-        recall(index.search(queries, 10, params=SearchParams(boost=boost)).ids, truth)
+        recall(index.search(queries, 10, params=SearchParams(boost=boost)).ids, list(truth))
         for boost in (1.0, 4.0)
     ]
     assert shares[0] + 0.01 < shares[1]
