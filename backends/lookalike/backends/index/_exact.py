@@ -32,7 +32,7 @@ class ExactIndex(VectorIndex):
 
     def __init__(self, spec: IndexSpec, vectors: Vectors) -> None:
         super().__init__(spec, vectors)
-        self._compare = ExactSearch(spec.metric, vectors)
+        self._compare = ExactSearch(spec.metric, vectors, coded=True)
 
     @classmethod
     def check(cls, spec: IndexSpec, dim: int) -> None:
