@@ -184,15 +184,15 @@ def test_damaged_files_of_an_index_are_found(house: House, name: str) -> None:
 def test_items_that_do_not_find_themselves_are_counted(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collection = house.library.collection("one")
-    search = collection.search
+    engine = house.library.collection("one").engine
+    search = engine.search
 
     def lame(*args: object) -> object:
         hits = search(*args)  # type: ignore[arg-type]
         hits.ids[0, 0] = hits.ids[0, 1]
         return hits
 
-    monkeypatch.setattr(collection, "search", lame)
+    monkeypatch.setattr(engine, "search", lame)
     [found], summary = verify(house, "one")
     assert found.check == "reachability"
     assert "lookalike rebuild one" in found.message

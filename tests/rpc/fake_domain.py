@@ -24,6 +24,7 @@ from lookalike.backends.errors import (
     LookalikeError,
     ModelNotFound,
 )
+from lookalike.backends.recall import Estimate, Recall
 from lookalike.backends.types import IndexSpec
 from lookalike.server.agreement import Agreement, RegionMatch
 from lookalike.server.calibration import Calibration
@@ -61,6 +62,7 @@ from lookalike.server.duplicates import Found, Kind, Member
 from lookalike.server.explain import Explanation
 from lookalike.server.export import Export
 from lookalike.server.facets import FieldCounts
+from lookalike.server.recall import Measurement, RecallOptions, Times
 
 DIM = 8
 BAD_PICTURE = b"not a picture"
@@ -286,6 +288,43 @@ class FakeFacets:
         self, collection: str, fields: Sequence[str], where: Filter, count: int
     ) -> list[FieldCounts]:
         return [FieldCounts(name, [("red", 2), (True, 1), (1.5, 1)], 3) for name in fields]
+
+
+class FakeRecalls:
+    """Finds nearly all; with `endless`, checks without end whether it may go on."""
+
+    def __init__(self, library: FakeLibrary) -> None:
+        self.library = library
+        self.asked: list[tuple[str, RecallOptions]] = []
+        self.endless = False
+        self.stopped: list[str] = []
+
+    def measure(
+        self, collection: str, options: RecallOptions, check: Callable[[], None]
+    ) -> Measurement:
+        self.asked.append((collection, options))
+        self.library.collection(collection)
+        try:
+            check()
+            while self.endless:
+                time.sleep(0.01)
+                check()
+        except LookalikeError as error:
+            self.stopped.append(error.reason)
+            raise
+        return Measurement(
+            recall=Recall(Estimate(0.97, 0.96, 0.98, 300), 10, 1_700_000_000.5),
+            self_match=Estimate(1.0, 0.99, 1.0, 200),
+            exact=False,
+            target=0.99,
+            stored=200,
+            recent=100,
+            index_times=Times(0.25, 0.75, 300),
+            exact_times=None,
+            params=options.params,
+            segments=[{"backend": "faiss", "algorithm": "hnsw", "count": 3, "live": 2}],
+            item_count=2,
+        )
 
 
 class FakeDuplicates:

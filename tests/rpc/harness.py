@@ -37,6 +37,7 @@ from rpc.fake_domain import (
     FakeJobs,
     FakeLibrary,
     FakeModels,
+    FakeRecalls,
     FakeSearcher,
 )
 
@@ -51,6 +52,7 @@ class Server:
     ingest: FakeIngest
     searcher: FakeSearcher
     duplicates: FakeDuplicates
+    recalls: FakeRecalls
     embedding: FakeEmbedding
     jobs: FakeJobs
     uploads: Uploads
@@ -71,7 +73,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
     limits = limits or Limits()
     library, models, jobs = FakeLibrary(), FakeModels(), FakeJobs()
     ingest, embedding, searcher = FakeIngest(library), FakeEmbedding(models), FakeSearcher(library)
-    duplicates = FakeDuplicates(library)
+    duplicates, recalls = FakeDuplicates(library), FakeRecalls(library)
     uploads = Uploads(library, ingest, limits)
     search_streams = SearchStreams(limits.max_search_streams)
     size = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -105,6 +107,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
             explainer=FakeExplainer(),
             facets=FakeFacets(),
             duplicates=duplicates,
+            recalls=recalls,
             streams=search_streams,
         ),
         server,
@@ -121,6 +124,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
             ingest,
             searcher,
             duplicates,
+            recalls,
             embedding,
             jobs,
             uploads,

@@ -27,6 +27,7 @@ from lookalike.server.judging import Calibrations, Judge
 from lookalike.server.library import Library
 from lookalike.server.models import Models
 from lookalike.server.pictures import Pictures
+from lookalike.server.recall import Recalls
 from lookalike.server.reembed import Reembed
 from lookalike.server.rpc.server import Domain, Front, check_address
 from lookalike.server.rpc.system import ServerFacts
@@ -148,6 +149,7 @@ class App:
             explainer=Explainer(library, embedding, pictures, judge),
             facets=Facets(library),
             duplicates=Duplicates(library, pictures, judge),
+            recalls=Recalls(library, clock=self._clock),
             calibrations=Calibrations(library, judge),
             embedding=embedding,
             models=models,

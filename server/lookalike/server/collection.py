@@ -49,6 +49,7 @@ from lookalike.server.domain import (
 )
 from lookalike.server.models import LoadedModel, Models
 from lookalike.server.names import Names
+from lookalike.server.recent import RecentQueries
 from lookalike.server.store import Store, Transaction, ValueCounts
 from lookalike.server.vectors import all_as_kept, as_kept
 
@@ -79,6 +80,7 @@ class Collection:
         self._open_engine = open_engine
         self._engine: Engine | None = None
         self._engine_dim = 0
+        self.recent = RecentQueries()
         self._dropping: Future[None] | None = None
         self._failure = ""  # why there is no engine, for people
         self._names = Names(lambda keys: store.fetch(keys, View.ID, self.number))
@@ -110,6 +112,7 @@ class Collection:
             raise
         self._failure = ""
         self._engine_dim = self.record.config.dimension
+        self._engine.learn_from(self.recent)
         self._level.set()
 
     def close(self, *, snapshot: bool) -> None:
@@ -348,6 +351,7 @@ class Collection:
             if record is None:
                 return False
             self.record = record
+            self.recent.forget()
             return True
 
         before = self.record
@@ -358,8 +362,10 @@ class Collection:
             raise
 
     def search(self, vectors: Vectors, k: int, allowed: Keys | None, params: SearchParams) -> Hits:
-        """Return the k nearest keys of each of (q, dim) vectors, of `allowed` only."""
-        return self.engine.search(vectors, k, allowed=allowed, params=params)
+        """Answer somebody's queries: the k nearest keys of (q, dim) vectors, of `allowed` only."""
+        hits = self.engine.search(vectors, k, allowed=allowed, params=params)
+        self.recent.add(vectors)
+        return hits
 
     def select(self, where: Filter) -> Keys:
         """Return the keys of the items that pass, rising."""

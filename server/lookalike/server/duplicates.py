@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from lookalike.backends.types import Keys, Metric, SearchParams, Vectors
+from lookalike.backends.types import Keys, Metric, Vectors
 from lookalike.server.calibration import Calibration, scores_of
 from lookalike.server.collection import Collection
 from lookalike.server.domain import Filter, Item, View
@@ -190,7 +190,7 @@ class _Hunt:
         rows, vectors = self._vectors(range(start, min(start + _BATCH, len(self._keys))))
         if not rows:
             return
-        found = self._collection.search(vectors, _NEIGHBOURS, self._allowed, SearchParams())
+        found = self._collection.engine.search(vectors, _NEIGHBOURS, allowed=self._allowed)
         others = np.searchsorted(self._keys, found.ids).clip(max=len(self._keys) - 1)
         known = (self._keys[others] == found.ids) & (others != np.array(rows)[:, None])
         near = known & (found.scores >= self._near)

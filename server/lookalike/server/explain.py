@@ -214,7 +214,8 @@ def _picture_of(collection: Collection, item: Item, field: str) -> Callable[[], 
 def _score(collection: Collection, vector: Vector, item: Item) -> float:
     """Return what a search says of the item."""
     only = np.array([item.key], np.int64)
-    hits = collection.search(vector[np.newaxis], 1, only, SearchParams(exact=True))
+    exactly = SearchParams(exact=True)
+    hits = collection.engine.search(vector[np.newaxis], 1, allowed=only, params=exactly)
     if not hits.ids.size or hits.ids[0, 0] != item.key:
         raise ItemNotFound(
             f"The item {item.id!r} was changed or deleted meanwhile; ask again.", id=item.id

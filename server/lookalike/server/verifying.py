@@ -14,7 +14,7 @@ import numpy as np
 
 from lookalike.backends.engine.base import NO_SNAPSHOT, Holding
 from lookalike.backends.errors import CollectionLoading, LookalikeError, Overloaded
-from lookalike.backends.types import Keys, Metric, SearchParams, Vectors
+from lookalike.backends.types import Keys, Metric, Vectors
 from lookalike.server.collection import Collection
 from lookalike.server.domain import View
 from lookalike.server.library import Library
@@ -298,7 +298,7 @@ class _Check:
         for start in range(0, len(keys), _QUERIES):
             there, vectors = self._stored(collection, keys[start : start + _QUERIES])
             if len(there):
-                hits = collection.search(vectors, BEST, None, SearchParams())
+                hits = collection.engine.search(vectors, BEST)
                 own = _own_scores(vectors, collection.record.config.metric)
                 for row, key in enumerate(there.tolist()):
                     ids, scores = hits.ids[row], hits.scores[row]

@@ -41,6 +41,7 @@ from lookalike.server.duplicates import Found, Kind
 from lookalike.server.explain import Explanation
 from lookalike.server.export import Export
 from lookalike.server.facets import FieldCounts
+from lookalike.server.recall import Measurement, RecallOptions
 from lookalike.server.verifying import Event
 
 
@@ -121,6 +122,12 @@ class Explainer(Protocol):
 
 class Duplicates(Protocol):
     def find(self, collection: str, kind: Kind, where: Filter) -> Iterator[Found]: ...
+
+
+class Recalls(Protocol):
+    def measure(
+        self, collection: str, options: RecallOptions, check: Callable[[], None]
+    ) -> Measurement: ...
 
 
 class Verifier(Protocol):

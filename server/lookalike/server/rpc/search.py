@@ -14,7 +14,8 @@ from lookalike.server.rpc.duplicates import find_duplicates
 from lookalike.server.rpc.explain import explain
 from lookalike.server.rpc.facets import count_values
 from lookalike.server.rpc.interceptors import deadline_of
-from lookalike.server.rpc.ports import Duplicates, Explainer, Facets, Searcher
+from lookalike.server.rpc.ports import Duplicates, Explainer, Facets, Recalls, Searcher
+from lookalike.server.rpc.recall import measure_recall
 from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.status import in_band
 from lookalike.server.rpc.wire import check_batch, read_name
@@ -38,12 +39,14 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         explainer: Explainer,
         facets: Facets,
         duplicates: Duplicates,
+        recalls: Recalls,
         streams: SearchStreams,
     ) -> None:
         self._searcher = searcher
         self._explainer = explainer
         self._facets = facets
         self._duplicates = duplicates
+        self._recalls = recalls
         self._streams = streams
         self._limits = limits
         self._reader = SearchReader(limits)
@@ -109,6 +112,13 @@ class SearchService(search_service_pb2_grpc.SearchServiceServicer):
         response = count_values(self._facets, request, self._limits)
         self._check_size(response.ByteSize(), "limit")
         return response
+
+    def MeasureRecall(
+        self, request: pb.MeasureRecallRequest, context: grpc.ServicerContext
+    ) -> pb.MeasureRecallResponse:
+        """Measure how much of the truth searches find."""
+        deadline = deadline_of(context, self._default_deadline_s)
+        return measure_recall(self._recalls, request, self._limits, deadline, context)
 
     def _answer_in_turn(self, message: pb.SearchRequest, result: pb.BatchSearchResult) -> None:
         deadline = time.monotonic() + self._default_deadline_s

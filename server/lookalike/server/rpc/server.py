@@ -33,6 +33,7 @@ from lookalike.server.rpc.ports import (
     Jobs,
     Library,
     Models,
+    Recalls,
     Searcher,
     Verifier,
 )
@@ -93,6 +94,7 @@ class Domain:
     explainer: Explainer
     facets: Facets
     duplicates: Duplicates
+    recalls: Recalls
     calibrations: Calibrations
     embedding: Embedding
     models: Models
@@ -164,6 +166,7 @@ class Front:
                 explainer=domain.explainer,
                 facets=domain.facets,
                 duplicates=domain.duplicates,
+                recalls=domain.recalls,
                 streams=self._streams,
             ),
             server,

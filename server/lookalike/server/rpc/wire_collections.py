@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lookalike.backends.engine.base import EngineStats
 from lookalike.backends.errors import IndexSpecInvalid, InvalidArgument
+from lookalike.backends.recall import Recall
 from lookalike.backends.types import (
     LEAST_TARGET_RECALL,
     MOST_TARGET_RECALL,
@@ -240,13 +241,28 @@ def write_index(spec: IndexSpec) -> pb.IndexSpec:
 def _write_stats(stats: EngineStats) -> pb.IndexStatus:
     return pb.IndexStatus(
         indexed_count=stats.indexed,
-        segments=[_write_segment(segment) for segment in stats.segments],
+        segments=[write_segment(segment) for segment in stats.segments],
         building=stats.building,
         memory_bytes=stats.memory_bytes,
+        recall=None if stats.recall is None else write_recall(stats.recall),
     )
 
 
-def _write_segment(segment: Mapping[str, object]) -> pb.IndexSegment:
+def write_recall(recall: Recall) -> types_pb2.RecallEstimate:
+    """Return what a measurement of recall found."""
+    estimate = recall.estimate
+    return types_pb2.RecallEstimate(
+        recall=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        limit=recall.limit,
+        query_count=estimate.count,
+        measure_time=write_time(recall.time),
+    )
+
+
+def write_segment(segment: Mapping[str, object]) -> pb.IndexSegment:
+    """Return one sealed part of an index."""
     settings: dict[str, object] = {}
     if algorithm := segment.get("algorithm"):
         settings["algorithm"] = algorithm
