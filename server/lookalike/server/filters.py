@@ -24,9 +24,9 @@ class Test(StrEnum):
     EXISTS = "exists"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """One test of one field. The wire layer has checked depth, count and operand kind.
+    """One test of one field; equal to others that mean the same: true is not 1. The wire layer has checked depth, count and operand kind.
 
     `field` is a dotted path or "@id", "@create_time", "@update_time" (RFC 3339
     strings). `operand`: a JSON scalar or null for EQ to GTE (LT..GTE: number or
@@ -37,6 +37,20 @@ class Condition:
     field: str
     test: Test
     operand: object
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Condition):
+            return NotImplemented
+        return self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        values = self.operand if isinstance(self.operand, tuple) else (self.operand,)
+        flags = tuple(isinstance(value, bool) for value in values)
+        return self.field, self.test, self.operand, flags
 
 
 @dataclass(frozen=True, slots=True)

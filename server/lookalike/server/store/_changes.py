@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,25 @@ from lookalike.backends.types import Changes, Keys, Vectors
 from lookalike.server.domain import Vector
 
 _NO_KEYS: Keys = np.zeros(0, np.int64)
+
+
+class ItemRow(NamedTuple):
+    """What was written of one item."""
+
+    key: int
+    metadata: str | bytes
+    create_us: int
+    update_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemChange:
+    """What one step did to items: `removed` first, then `rows`."""
+
+    removed: Keys
+    rows: Sequence[ItemRow]
+    is_lost: bool
+    """True if it did more than is said here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +41,7 @@ class _Step:
     added: Keys
     vectors: Sequence[Vector] | Vectors
     dropped: bool = False
+    rows: Sequence[ItemRow] = ()
 
 
 class ChangeLog:
@@ -43,20 +64,31 @@ class ChangeLog:
         removed: Sequence[int] | Keys = (),
         added: Sequence[int] | Keys = (),
         vectors: Sequence[Vector] | Vectors = (),
+        rows: Sequence[ItemRow] = (),
     ) -> None:
         """Add a step: keys of a collection that went, then those that came, rising.
 
-        `vectors` is (len(added), dim), those of the keys that came.
+        `vectors` is (len(added), dim), those of the keys that came; `rows` is of all items
+        that were written, those that kept their keys, too.
 
         With neither, something changed that engines need not know.
         """
-        self._steps.append(
-            _Step(number, dim, np.asarray(removed, np.int64), np.asarray(added, np.int64), vectors)
-        )
+        gone, came = np.asarray(removed, np.int64), np.asarray(added, np.int64)
+        self._steps.append(_Step(number, dim, gone, came, vectors, rows=rows))
 
     def drop(self, number: int) -> None:
         """Note that a collection is gone: no one needs its changes any more."""
         self._steps.append(_Step(number, 0, _NO_KEYS, _NO_KEYS, (), dropped=True))
+
+    def items(self) -> Mapping[int, Sequence[ItemChange]]:
+        """Return what was done to the items of each collection, in order."""
+        by_number: dict[int, list[ItemChange]] = {}
+        for step in self._steps:
+            lost = step.dropped or len(step.added) > len(step.rows)
+            if lost or len(step.removed) or step.rows:
+                change = ItemChange(np.sort(step.removed), step.rows, lost)
+                by_number.setdefault(step.number, []).append(change)
+        return by_number
 
     def fold(self, seq: int) -> Mapping[int, Changes]:
         """Return what all steps did in the end: a key that came and went is in neither list."""

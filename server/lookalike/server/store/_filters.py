@@ -74,8 +74,12 @@ def owned_by(number: int, column: str) -> str:
     return f"{column} + 0 = {number:d}"
 
 
-def _is_found(where: Filter, indexed: frozenset[str]) -> bool:
+def is_led(where: Filter, indexed: Collection[str]) -> bool:
     """Say whether an index leads to all items that pass."""
+    return _is_found(where, frozenset(indexed))
+
+
+def _is_found(where: Filter, indexed: frozenset[str]) -> bool:
     if any(_leads(part, indexed) for part in where.all):
         return True
     # Of several alternatives, SQLite would read a whole index instead.

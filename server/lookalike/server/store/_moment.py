@@ -15,7 +15,7 @@ from lookalike.server.domain import CollectionRecord, Filter, Item, StoredImage,
 from lookalike.server.store import _backup
 from lookalike.server.store._configs import COLLECTION, to_collection
 from lookalike.server.store._connect import read_meta
-from lookalike.server.store._filters import of_collection, to_sql
+from lookalike.server.store._filters import json_path, of_collection, to_sql
 from lookalike.server.store._rows import (
     FULL_COLUMNS,
     ORIGINAL,
@@ -26,7 +26,9 @@ from lookalike.server.store._rows import (
     is_sound,
     to_item,
 )
+from lookalike.server.store._table import Cells
 
+_CELL_ROWS = 4096
 MOST_LOG_BYTES = 2**30
 """The log of a store grows while a moment is held; one that is held longer is let go."""
 
@@ -75,6 +77,22 @@ class Moment:
         sql = f"SELECT count(*) FROM items AS i WHERE {of_collection(number, where)} AND {passes}"
         rows: list[Any] = self._db.execute(sql, params).fetchall()
         return int(rows[0][0])
+
+    def cells(self, number: int, fields: Sequence[str]) -> Iterator[Cells]:
+        """Yield times and some fields of all items, by key; see `Table`."""
+        paths = [json_path(field) for field in fields]
+        chosen = "".join(
+            f", json_type(metadata, ?{i}), json_extract(metadata, ?{i})"
+            for i in range(3, len(paths) + 3)
+        )
+        sql = (
+            f"SELECT key, create_us, update_us{chosen} FROM items "
+            f"WHERE collection = {number:d} AND key > ?1 ORDER BY key LIMIT ?2"
+        )
+        after: Any = -1
+        while rows := self._db.execute(sql, (after, _CELL_ROWS, *paths)).fetchall():
+            yield Cells.of_rows(rows, fields)
+            after = rows[-1][0]
 
     def items(
         self, record: CollectionRecord, where: Filter, *, images: bool, at_once: int

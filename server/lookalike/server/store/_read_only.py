@@ -25,7 +25,9 @@ from lookalike.server.store._damage import DamagedItems
 from lookalike.server.store._mark import Mark
 from lookalike.server.store._moment import Moment, hold
 from lookalike.server.store._opening import check_files, check_mark, database
+from lookalike.server.store._selection import Selection
 from lookalike.server.store._store import Store
+from lookalike.server.store._tables import Tables
 from lookalike.server.store._transaction import Transaction
 from lookalike.server.store._wal import log_of
 
@@ -47,9 +49,10 @@ class ReadOnlyStore(Store):
         self.damaged = DamagedItems()
         self._shared_lock = shared_lock
         self._closed = False
-        self._indexed_fields = {}
         self._vfs = None
         self._readers = Readers(lambda: open_unchanging(path))
+        self._tables = Tables(self.moment)
+        self._selection = Selection(self._read, self.damaged, self._tables)
         with self._readers.lend() as db:
             check_unchanging(db, migrations())
             meta = read_meta(db)
@@ -90,6 +93,7 @@ class ReadOnlyStore(Store):
         if self._closed:
             return
         self._closed = True
+        self._tables.close()
         self._readers.close()
         if self._shared_lock is not None:
             os.close(self._shared_lock)

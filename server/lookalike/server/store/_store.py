@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from lookalike.backends.errors import DataLoss
 from lookalike.backends.files import Files
 from lookalike.backends.types import Changes, Keys, Vectors
 from lookalike.server.domain import CollectionRecord, Filter, Item, Job, StoredImage, View
+from lookalike.server.store._changes import ChangeLog
 from lookalike.server.store._checking import Fault, check_database, check_items, doubtful
 from lookalike.server.store._configs import COLLECTION, to_collection, to_job
 from lookalike.server.store._connect import (
@@ -32,8 +32,8 @@ from lookalike.server.store._connect import (
     read_meta,
 )
 from lookalike.server.store._damage import DamagedItems
-from lookalike.server.store._facets import ValueCounts, count_values, read_counts
-from lookalike.server.store._filters import of_collection, to_sql
+from lookalike.server.store._facets import ValueCounts
+from lookalike.server.store._filters import to_sql
 from lookalike.server.store._mark import Mark
 from lookalike.server.store._mending import Found, mend_indexes
 from lookalike.server.store._moment import Moment, hold
@@ -53,8 +53,10 @@ from lookalike.server.store._rows import (
     name_of,
     to_item,
 )
+from lookalike.server.store._selection import Selection
+from lookalike.server.store._tables import Tables
 from lookalike.server.store._transaction import Transaction
-from lookalike.server.store._vectors import find_damaged, int64, read_block
+from lookalike.server.store._vectors import find_damaged, read_block
 from lookalike.server.store._wal import fold_log, log_of
 from lookalike.server.store._writer import Writer
 
@@ -102,7 +104,6 @@ class Store:
             self.damaged.note(number, items)
         self._lock_file = lock_file
         self._closed = False
-        self._indexed_fields: dict[int, frozenset[str]] = {}
         self._vfs, path = vfs, database(directory)
         meta = read_meta(db)
         self.uuid = meta.uuid
@@ -114,6 +115,8 @@ class Store:
             raise
         fold_log(db, log_of(path), self._mark)
         self._readers = Readers(lambda: open_reader(path, vfs))
+        self._tables = Tables(self.moment)
+        self._selection = Selection(self._read, self.damaged, self._tables)
         room = Room(directory, db, files)
         self._writer = Writer(db, meta, self._mark, clock, self._deliver, room)
 
@@ -154,6 +157,7 @@ class Store:
         self._closed = True
         # Writes first: the listener may read while they end.
         self._writer.finish()
+        self._tables.close()
         self._readers.close()
         reach("store.close.before")
         self._writer.close()
@@ -229,31 +233,22 @@ class Store:
 
     def count(self, number: int, where: Filter) -> int:
         """Count the items that pass. Raises FilterInvalid."""
-        params: list[Any] = []
-        passes = self._passes(number, where, params)
-        sql = f"SELECT count(*) FROM items AS i WHERE {passes}"
-        return int(self._read(sql, *params)[0][0])
+        return self._selection.count(number, where)
 
     def count_values(self, number: int, where: Filter, field: str, count: int) -> ValueCounts:
         """Count the values of a field over the items that pass; the `count` most frequent.
 
         Equal counts by value: booleans, then numbers, then texts. Raises FilterInvalid.
         """
-        indexed, left_out = self._indexed(number, where), self.damaged.but(number)
-        sql, params = count_values(number, where, field, count, indexed, left_out)
-        return read_counts(self._read(sql, *params))
+        return self._selection.count_values(number, where, field, count)
 
     def select_keys(self, number: int, where: Filter) -> Keys:
-        """Return the keys of the items that pass, rising. Raises FilterInvalid."""
-        params: list[Any] = []
-        passes = self._passes(number, where, params)
-        # One row for all: each row costs a round through the interpreter's lock.
-        [(text,)] = self._read(
-            f"SELECT group_concat(i.key, ',') FROM items AS i WHERE {passes}",
-            *params,
-        )
-        keys = int64(text)
-        return keys if (keys[1:] > keys[:-1]).all() else np.sort(keys)
+        """Return the keys of the items that pass, rising. Raises FilterInvalid.
+
+        Where the fields of the filter are in memory, it is the same array for the same
+        filter until something changes, and not to be written to.
+        """
+        return self._selection.keys(number, where)
 
     def keys(self, number: int) -> Keys:
         """Return the keys of all items, rising."""
@@ -333,7 +328,10 @@ class Store:
 
     # --------------------------------------------------------------- insides
 
-    def _deliver(self, seq: int, changes: Mapping[int, Changes]) -> None:
+    def _deliver(self, seq: int, log: ChangeLog) -> None:
+        if self._tables.listens:
+            self._tables.tell(seq, log.items())
+        changes = log.fold(seq)
         for number, change in changes.items():
             self.damaged.forget(number, change.removed.tolist())
         if self.listener is not None:
@@ -356,26 +354,6 @@ class Store:
             elif row[0] not in self.damaged.keys(row[1]):
                 items.append(to_item(row, view))
         return items
-
-    def _passes(self, number: int, where: Filter, params: Params) -> str:
-        """Return the condition that items are of the collection and pass."""
-        indexed = self._indexed(number, where)
-        passes = to_sql(where, params, indexed)
-        return f"{of_collection(number, where, indexed)}{self.damaged.but(number)} AND {passes}"
-
-    def _indexed(self, number: int, where: Filter) -> frozenset[str]:
-        """Return the fields that filters of a collection find by an index."""
-        if not where:
-            return frozenset()
-        if (known := self._indexed_fields.get(number)) is None:
-            rows = self._read(
-                "SELECT config ->> 'indexed_fields' FROM collections WHERE number = ?", number
-            )
-            if not rows:
-                return frozenset()
-            # For good: set when the collection is made, and no number is used twice.
-            known = self._indexed_fields[number] = frozenset(json.loads(rows[0][0] or "[]"))
-        return known
 
     def _dimension(self, number: int) -> int:
         rows = self._read(f"SELECT {COLLECTION} FROM collections WHERE number = ?", number)

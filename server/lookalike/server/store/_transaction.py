@@ -27,7 +27,7 @@ from lookalike.server.domain import (
     WriteResult,
 )
 from lookalike.server.store import _field_indexes
-from lookalike.server.store._changes import ChangeLog
+from lookalike.server.store._changes import ChangeLog, ItemRow
 from lookalike.server.store._configs import COLLECTION, to_collection, to_row
 from lookalike.server.store._filters import of_collection, to_sql
 from lookalike.server.store._put import (
@@ -189,6 +189,7 @@ class Transaction:
                 [left for s in moved if (left := s.damaged_key or s.stored_key)],
                 [s.key for s in moved],
                 _matrix([s.vector for s in moved]),
+                [ItemRow(s.key, s.metadata, s.create_us, now_us) for s in to_write],
             )
         return results
 
@@ -220,7 +221,7 @@ class Transaction:
         row = (*old[:4], text, digest(old[5], new), *old[6:13], micros(self._clock()), self.seq)
         row = (*row, row_crc(row))
         self._db.execute(UPDATE_ITEM, (*row, row[0]))
-        self.changes.note(number)
+        self.changes.note(number, rows=[ItemRow(row[0], text, row[12], row[13])])
         return to_item(row, View.BASIC)
 
     def replace_vectors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -15,7 +15,7 @@ import apsw
 
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.errors import LookalikeError, Unavailable
-from lookalike.backends.types import Changes
+from lookalike.server.store._changes import ChangeLog
 from lookalike.server.store._errors import FULL_ERRNOS, disk_full, domain_error, stopped
 from lookalike.server.store._mark import Mark
 from lookalike.server.store._room import Room
@@ -25,7 +25,7 @@ from lookalike.server.store._transaction import Transaction
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Deliver = Callable[[int, Mapping[int, Changes]], None]
+Deliver = Callable[[int, ChangeLog], None]
 
 MAX_GROUP_OPS = 1024
 MAX_GROUP_BYTES = 64 * 2**20
@@ -191,7 +191,7 @@ class Writer:
         self._mark.write(self.seq)
         reach("store.mark.written")
         try:
-            self._deliver(self.seq, transaction.changes.fold(self.seq))
+            self._deliver(self.seq, transaction.changes)
         except Exception:
             # It is stored, and that is what the callers are told; whoever listens
             # has to bring itself level again.
