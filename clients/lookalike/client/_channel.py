@@ -45,14 +45,18 @@ _STUBS = {
 def retryable_methods() -> list[dict[str, str]]:
     """Return the methods that may be sent twice, as the protos mark them.
 
-    Uploads are left out: their stream is replayed by what was acknowledged.
+    Streams are left out. An upload is replayed by what was acknowledged. And where the
+    server dies in the middle of its own stream, a call with a policy to send it again
+    waits for ever, past its deadline (grpcio 1.85.1: 46 of 144 calls to a server that was
+    killed; without a policy none of 600). `Transport._stream` sends those again.
     """
     return [
         {"service": service.full_name, "method": method.name}
         for file in _FILES
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
-        if method.GetOptions().idempotency_level and not method.client_streaming
+        if method.GetOptions().idempotency_level
+        and not (method.client_streaming or method.server_streaming)
     ]
 
 
