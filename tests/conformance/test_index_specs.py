@@ -191,6 +191,36 @@ def test_auto_is_exact_while_that_takes_milliseconds_and_a_graph_beyond() -> Non
 
 
 @needs_faiss
+def test_auto_takes_codes_where_a_graph_does_not_fit_into_memory() -> None:
+    room = 10**6 * (4 * 512 + 144)
+    assert auto.choose(IndexSpec(), 10**6, 512, memory=room).algorithm == HnswParams()
+    small = auto.choose(IndexSpec(target_recall=0.95), 10**6, 512, memory=room - 1)
+    assert small == IndexSpec("faiss", options={"factory": "IVF4000,PQ256x4fs"}, target_recall=0.95)
+    assert "MB" in small.because
+    auto.check(small, 512)
+    part = auto.choose(IndexSpec(), 10**6, 512, rows=9000, memory=1)
+    assert part.options == {"factory": "IVF230,PQ256x4fs"}
+    assert plan(part, 9000, 512).kind is Kind.IVF
+    assert auto.choose(IndexSpec(), 10**6, 521, memory=1).algorithm == HnswParams(), "a prime"
+    assert auto.choose(IndexSpec(), 40_000, 512, memory=1).backend == "exact"
+    assert auto.machine_memory() > 2**20
+
+
+@needs_faiss
+def test_what_auto_chose_says_why_and_what_it_measured() -> None:
+    print("seed 61")
+    vectors = clustered(6000, 32, Metric.COSINE, seed=61)
+    spec = auto.choose(IndexSpec(), 10**6, 32, rows=len(vectors), memory=1)
+    first, again = (indexes.resolve("faiss").build(spec, vectors) for _ in range(2))
+    assert first.settings == again.settings
+    assert "a graph over 1000000 takes" in str(first.settings["because"])
+    assert float(str(first.settings["measured_recall"])) >= 0.99
+    truth = indexes.resolve("exact").build(IndexSpec("exact"), vectors)
+    found = first.search(vectors[:200], 10).ids == truth.search(vectors[:200], 10).ids
+    assert found.mean() >= 0.98
+
+
+@needs_faiss
 def test_auto_keeps_the_algorithm_that_was_asked_for() -> None:
     assert auto.choose(IndexSpec("auto", FlatParams()), 10**7, 512).backend == "exact"
     hnsw = auto.choose(IndexSpec("auto", HnswParams(m=32)), 10, 512)

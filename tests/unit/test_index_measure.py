@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lookalike.backends.index._compare import ExactSearch
-from lookalike.backends.index._measure import Sample, doubled, efs, raise_until_good
+from lookalike.backends.index._measure import Sample, raise_until_good, rising
 from lookalike.backends.registry import indexes
 from lookalike.backends.testing.clusters import clustered, recall
 from lookalike.backends.types import HnswParams, IndexSpec, Metric, SearchParams
@@ -20,12 +20,12 @@ GRAPHS = ["faiss", "hnswlib"]
 
 
 def test_efforts_rise_by_a_third_or_a_half_and_end_at_the_most() -> None:
-    assert list(islice(efs(16, 1024), 7)) == [16, 24, 32, 48, 64, 96, 128]
-    assert list(efs(16, 1024))[-1] == 1024
-    assert list(efs(77, 77)) == [77]
-    assert list(doubled(1, 20)) == [1, 2, 4, 8, 16, 20]
-    for first in (16, 17, 100):
-        assert all(a < b for a, b in pairwise(efs(first, 1024)))
+    assert list(islice(rising(16, 1024), 7)) == [16, 24, 32, 48, 64, 96, 128]
+    assert list(rising(16, 1024))[-1] == 1024
+    assert list(rising(77, 77)) == [77]
+    assert list(rising(1, 20)) == [1, 2, 3, 4, 6, 8, 12, 16, 20]
+    for first in (1, 5, 16, 17, 100):
+        assert all(a < b for a, b in pairwise(rising(first, 1024)))
 
 
 def test_luck_with_the_sample_does_not_pass_for_the_goal() -> None:
@@ -44,7 +44,7 @@ def test_luck_with_the_sample_does_not_pass_for_the_goal() -> None:
     reading = sample.read(losing(0.009))
     assert reading.low < reading.recall < 1
     value, reading = raise_until_good(
-        sample, lambda n: losing(0.009 if n == 1 else 0.0), doubled(1, 4), 0.99
+        sample, lambda n: losing(0.009 if n == 1 else 0.0), iter([1, 2]), 0.99
     )
     assert (value, reading.recall, reading.low) == (2, 1.0, 1.0)
 
@@ -58,7 +58,7 @@ def test_vectors_that_do_not_find_themselves_are_looked_for_deeper() -> None:
     blind = truth.copy()
     blind[5][blind[5] == sample.rows[5]] = -1
     assert sample.read(blind).lost == 1
-    value, _ = raise_until_good(sample, lambda n: blind if n < 4 else truth, doubled(1, 4), 0.9)
+    value, _ = raise_until_good(sample, lambda n: blind if n < 4 else truth, rising(1, 4), 0.9)
     assert value == 4
 
 

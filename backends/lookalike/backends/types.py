@@ -85,6 +85,8 @@ class IndexSpec:
     metric: Metric = Metric.COSINE
     target_recall: float = 0.0
     """The share of the true ten nearest that searches have to find; 0: the default, 0.99."""
+    because: str = field(default="", compare=False)
+    """Why "auto" chose this, for people."""
 
     @property
     def goal(self) -> float:

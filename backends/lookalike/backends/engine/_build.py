@@ -78,6 +78,7 @@ def build_segment(
     disk: Disk,
     *,
     whole: int,
+    memory: int = 0,
     threads: int,
     progress: Progress,
     effort: int = 0,
@@ -87,7 +88,8 @@ def build_segment(
 
     The rows go to their file first and are mapped from there, so that a build
     needs no second copy of them in memory; in memory if the disk does not take
-    them. `whole` is the size of the engine, which "auto" goes by. With `fall_back`, a backend that fails leaves a segment without an
+    them. `whole` is the size of the engine and `memory` what its indexes may take, in
+    bytes, which "auto" goes by. With `fall_back`, a backend that fails leaves a segment without an
     index, which is compared exactly: right answers, only slower.
 
     Raises what `progress` raises, and without `fall_back` what the backend raises.
@@ -103,7 +105,9 @@ def build_segment(
             vectors, mapped = _in_memory(len(keys), dim, blocks()), False
         index: VectorIndex | None = None
         try:
-            spec = raised(auto.choose(spec, max(whole, len(keys)), dim), effort)
+            whole = max(whole, len(keys))
+            spec = auto.choose(spec, whole, dim, rows=len(keys), memory=memory)
+            spec = raised(spec, effort)
             cls = indexes.resolve(spec.backend)
             index = cls.build(spec, vectors, threads=threads, progress=progress)
         except Abandoned:

@@ -217,6 +217,7 @@ class LocalEngine(Engine):
                 self._config.dim,
                 self._disk,
                 whole=self._view.count,
+                memory=self._options.memory_mb << 20,
                 threads=self._options.build_threads,
                 progress=progress,
                 effort=effort,

@@ -74,6 +74,7 @@ def spec_to_json(spec: IndexSpec) -> dict[str, object]:
         "options": dict(spec.options),
         "metric": str(spec.metric),
         "target_recall": spec.target_recall,
+        "because": spec.because,
     }
 
 
@@ -89,9 +90,9 @@ def spec_from_json(value: dict[str, object]) -> IndexSpec:
     if not isinstance(options, dict):
         raise TypeError("options is not an object")
     target = float(str(value.get("target_recall", 0.0)))  # younger than the format
-    return IndexSpec(
-        str(value["backend"]), algorithm, options, Metric(str(value["metric"])), target
-    )
+    because = str(value.get("because", ""))  # likewise
+    metric = Metric(str(value["metric"]))
+    return IndexSpec(str(value["backend"]), algorithm, options, metric, target, because)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -19,6 +19,8 @@ class Options:
     """Seconds without a commit after which fewer rows become a segment too: comparing
     4,096 rows of 512 takes 0.25 ms a search, twice what the graph beside them takes."""
     build_threads: int = 1
+    memory_mb: int = 0
+    """What "auto" may take for the index of this collection; 0: half of the machine's."""
     probe_percent: int = 1
     """Of one core's time for looking whether vectors find themselves; 0: never look."""
 
@@ -33,7 +35,11 @@ class Options:
                     f"The local engine has no option {name!r}. Known: {', '.join(known)}.",
                     field=f"options.{name}",
                 )
-            least, most = (0, 100) if name == "probe_percent" else (1, None)
+            least, most = 1, None
+            if name == "memory_mb":
+                least = 0
+            elif name == "probe_percent":
+                least, most = 0, 100
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
                 span = f"of at least {least}" if most is None else f"from {least} to {most}"

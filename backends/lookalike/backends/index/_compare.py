@@ -42,6 +42,9 @@ shorter vectors (10k x 128, one query: 0.05 against 0.16 ms). For few long vecto
 products run at memory speed, and do not wait for a second core."""
 FLOAT32_SAFE = 1e37
 """Products beyond this may overflow float32; they are made in float64 instead."""
+FEW_OF = 4
+"""From so many times the wanted proposals on, float32 goes first: 160 of 512 numbers for
+10 hits take 120 us in float64."""
 WIDE_NUMBERS = 2**15
 """Numbers made float64 at a time, 256 KiB: what stays in a core's cache is quicker by half."""
 
@@ -326,12 +329,14 @@ def rerank(metric: Metric, queries: Vectors, vectors: Vectors, rows: Rows, k: in
         found = rows[which, column]
         scores = pair_scores(metric, queries, vectors, which, found)
         return rank(which, found, scores, len(queries), k)
-    if len(rows) == 1 and rows.shape[1] >= k:
+    if len(rows) == 1 and k <= rows.shape[1] < FEW_OF * k:
         found = rows[0]
         wide = vectors[found].astype(np.float64)
         scores = _narrowed(metric, _wide_scores(metric, wide, queries[0].astype(np.float64)))
         order = np.lexsort((found, -scores))[:k]
         return Hits(found[None, order], scores[None, order])
+    if metric is Metric.COSINE and rows.shape[1] >= FEW_OF * k:
+        return _rerank_many(queries, vectors, rows, k)
     made = np.empty(rows.shape, np.float64)
     step = max(WIDE_NUMBERS // (rows.shape[1] * vectors.shape[1]), 1)
     for start in range(0, len(queries), step):
@@ -346,6 +351,24 @@ def rerank(metric: Metric, queries: Vectors, vectors: Vectors, rows: Rows, k: in
         none = empty_hits(len(queries), missing)
         ids, scores = np.hstack([ids, none.ids]), np.hstack([scores, none.scores])
     return Hits(ids, scores)
+
+
+def _rerank_many(queries: Vectors, vectors: Vectors, rows: Rows, k: int) -> Hits:
+    """Leave out in float32 what rounding cannot have kept out of the k best, for cosine."""
+    made = np.empty(rows.shape, np.float32)
+    step = max(2 * WIDE_NUMBERS // (rows.shape[1] * vectors.shape[1]), 1)
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        made[part] = np.vecdot(vectors[rows[part]], queries[part, None])
+    # both roundings, and stored lengths of 1 only to 1e-6, as in ExactSearch._slack
+    info = np.finfo(np.float32)
+    slack = 2 * (queries.shape[1] + 8) * (info.eps * 1.001 * _lengths(queries) + info.tiny)
+    place = rows.shape[1] - k
+    floor = np.partition(made, place, axis=1)[:, place] - slack
+    which, column = np.nonzero(made >= floor[:, None])
+    found = rows[which, column]
+    scores = pair_scores(Metric.COSINE, queries, vectors, which, found)
+    return rank(which, found, scores, len(queries), k)
 
 
 def empty_hits(queries: int, k: int) -> Hits:

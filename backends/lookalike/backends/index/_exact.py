@@ -78,7 +78,10 @@ class ExactIndex(VectorIndex):
 
     @property
     def settings(self) -> dict[str, object]:
-        return {"kind": "exact"}
+        shown: dict[str, object] = {"kind": "exact"}
+        if self.spec.because:
+            shown["because"] = self.spec.because
+        return shown
 
     def _search(self, queries: Vectors, k: int, live: Mask | None, params: SearchParams) -> Hits:
         return self._compare.search(queries, k, live)

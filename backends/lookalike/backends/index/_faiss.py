@@ -42,13 +42,14 @@ from lookalike.backends.index._measure import (
     MOST_FACTOR,
     TOP,
     Sample,
-    doubled,
-    efs,
     least_factor,
+    more,
     raise_until_good,
+    rising,
 )
 from lookalike.backends.index._params import DEFAULT_EF_SEARCH
 from lookalike.backends.index._plan import Kind, Plan, check, plan
+from lookalike.backends.index._threads import in_parts
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.types import (
     Hits,
@@ -157,7 +158,7 @@ class FaissIndex(VectorIndex):
             fetch = ef if self._plan.lossy else sample.top + 1
             return self._ask(sample.queries, fetch, None, Tuned(ef_search=ef))
 
-        steps = efs(fixed or LEAST_EF, fixed or MOST_EF)
+        steps = rising(fixed or LEAST_EF, fixed or MOST_EF)
         ef, reading = raise_until_good(sample, ask, steps, self.spec.goal)
         return Tuned(ef_search=ef, recall=reading.recall)
 
@@ -168,10 +169,10 @@ class FaissIndex(VectorIndex):
             return self._ask(sample.queries, depth, None, Tuned(nprobe=nprobe))
 
         nlist = self._plan.nlist
-        steps = doubled(fixed or 1, fixed or nlist)
+        steps = rising(fixed or 1, fixed or nlist)
         nprobe, reading = raise_until_good(sample, ask, steps, self.spec.goal)
         if not fixed and (8 * nprobe <= nlist or self.count <= QUICK_ROWS):
-            nprobe = min(2 * nprobe, nlist)  # for queries that lie less well than the vectors do
+            nprobe = min(more(nprobe), nlist)  # for queries that lie less well than the vectors do
         tuned = Tuned(nprobe=nprobe, recall=reading.recall)
         return self._tune_codes(sample, tuned) if self._plan.lossy else tuned
 
@@ -180,7 +181,7 @@ class FaissIndex(VectorIndex):
         rows = self._ask(sample.queries, (sample.top + 1) * MOST_FACTOR, None, tuned)
         factor, reading = least_factor(sample, rows, self.spec.goal)
         tuned.recall = reading.recall
-        tuned.factor = 2 * factor if factor <= 8 else factor  # likewise
+        tuned.factor = more(factor)  # likewise
         return tuned
 
     # -- files ------------------------------------------------------------------
@@ -223,8 +224,8 @@ class FaissIndex(VectorIndex):
     def settings(self) -> dict[str, object]:
         made, tuned = self._plan, self._tuned
         shown: dict[str, object] = {"kind": made.kind.value}
-        if made.because:
-            shown["because"] = made.because
+        if because := made.because or self.spec.because:
+            shown["because"] = because
         if made.kind is Kind.FLAT:
             return shown
         shown["factory"] = made.factory
@@ -241,10 +242,17 @@ class FaissIndex(VectorIndex):
     # -- searching --------------------------------------------------------------
 
     def _search(self, queries: Vectors, k: int, live: Mask | None, params: SearchParams) -> Hits:
+        if self.exact or params.exact:
+            return self._compare.search(queries, k, live)
+        return in_parts(queries, lambda some: self._search_some(some, k, live, params))
+
+    def _search_some(
+        self, queries: Vectors, k: int, live: Mask | None, params: SearchParams
+    ) -> Hits:
         alive = self.count if live is None else int(np.count_nonzero(live))
         want = min(k, alive)
         knobs = None
-        if want and not params.exact:
+        if want:
             sizes = {"want": want, "alive": alive, "count": self.count}
             knobs = knobs_for(self._plan, self._tuned, params, self.spec.metric, **sizes)
         if knobs is None or not self._compare.fits_float32(queries):

@@ -14,13 +14,14 @@ from lookalike.backends.errors import IndexSpecInvalid
 from lookalike.backends.index._compare import FLOAT32_SAFE, ExactSearch, rerank
 from lookalike.backends.index._depth import first_live, graph_depth
 from lookalike.backends.index._file import writing
-from lookalike.backends.index._measure import LEAST_EF, MOST_EF, Sample, efs, raise_until_good
+from lookalike.backends.index._measure import LEAST_EF, MOST_EF, Sample, raise_until_good, rising
 from lookalike.backends.index._params import (
     DEFAULT_EF_CONSTRUCTION,
     DEFAULT_EF_SEARCH,
     DEFAULT_M,
     check_algorithm,
 )
+from lookalike.backends.index._threads import in_parts
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.types import (
     Hits,
@@ -86,7 +87,7 @@ class HnswlibIndex(VectorIndex):
             rows = self._ask(sample.queries, min(ef, self.count))
             return np.full((len(sample.rows), 1), -1, np.int64) if rows is None else rows
 
-        steps = efs(fixed or LEAST_EF, fixed or MOST_EF)
+        steps = rising(fixed or LEAST_EF, fixed or MOST_EF)
         ef, reading = raise_until_good(sample, ask, steps, self.spec.goal)
         self._note = (ef, 1 + math.floor(reading.recall * 65534))
 
@@ -174,15 +175,24 @@ class HnswlibIndex(VectorIndex):
             "ef_construction": params.ef_construction,
             "ef_search": self._ef,
         }
+        if self.spec.because:
+            shown["because"] = self.spec.because
         if self._note[1]:
             shown["measured_recall"] = round((self._note[1] - 1) / 65534, 4)
         return shown
 
     def _search(self, queries: Vectors, k: int, live: Mask | None, params: SearchParams) -> Hits:
+        if self.exact or params.exact:
+            return self._compare.search(queries, k, live)
+        return in_parts(queries, lambda some: self._search_some(some, k, live, params))
+
+    def _search_some(
+        self, queries: Vectors, k: int, live: Mask | None, params: SearchParams
+    ) -> Hits:
         alive = self.count if live is None else int(np.count_nonzero(live))
         want = min(k, alive)
         depth = 0
-        if want and not params.exact and not self._compare.unfit:
+        if want and not self._compare.unfit:
             base = params.ef_search or math.ceil(self._ef * max(1.0, params.boost))
             depth = graph_depth(self.spec.metric, base, want, alive, self.count)
         rows = None

@@ -88,37 +88,32 @@ def raise_until_good(
         reading = sample.read(ask(value))
         if reading.low >= goal and (value >= ENOUGH or not reading.lost):
             return value, reading
-        if (more := next(steps, 0)) <= value:
+        if (later := next(steps, 0)) <= value:
             return value, reading
-        value = more
+        value = later
 
 
-def efs(first: int, most: int) -> Iterator[int]:
-    """Yield 16, 24, 32, 48, 64, 96 and so on from `first`, and `most` at last."""
+def rising(first: int, most: int) -> Iterator[int]:
+    """Yield 1, 2, 3, 4, 6, 8, 12, 16 and so on from `first`, and `most` at last."""
     value = first
     while value < most:
         yield value
-        value = value * 3 // 2 if value & (value - 1) == 0 else value // 3 * 4
+        value = more(value)
     yield most
 
 
-def doubled(first: int, most: int) -> Iterator[int]:
-    """Yield `first` and its doubles, and `most` at last."""
-    value = first
-    while value < most:
-        yield value
-        value *= 2
-    yield most
+def more(value: int) -> int:
+    """Return the next of the values that `rising` yields."""
+    return max(value + 1, value * 3 // 2 if value & (value - 1) == 0 else value // 3 * 4)
 
 
 def least_factor(sample: Sample, proposals: Rows, goal: float) -> tuple[int, Reading]:
-    """Find how many proposals a hit are enough, by powers of 2, and what is found then.
+    """Find how many proposals a hit are enough, and what is found with so many.
 
     `proposals` are (queries, (top + 1) * MOST_FACTOR), nearest first by their codes.
     """
-    factor = 1
-    while True:
+    for factor in rising(1, MOST_FACTOR):
         reading = sample.read(proposals[:, : (sample.top + 1) * factor])
-        if reading.recall >= goal or factor >= MOST_FACTOR:
-            return factor, reading
-        factor *= 2
+        if reading.recall >= goal:
+            break
+    return factor, reading

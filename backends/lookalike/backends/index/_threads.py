@@ -7,15 +7,35 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+
+from lookalike.backends.types import Hits, Vectors
+
 T = TypeVar("T")
 
 MOST_THREADS = 4
 """One search does not take more; others run beside it."""
 
+LEAST_QUERIES = 32
+"""A graph search takes about 0.1 ms, so that these take 60 times what a thread costs."""
+
 
 def cores(most: int = MOST_THREADS) -> int:
     """Return how many threads may work at once here."""
     return max(1, min(most, len(os.sched_getaffinity(0))))
+
+
+def in_parts(queries: Vectors, search: Callable[[Vectors], Hits]) -> Hits:
+    """Search for many queries on several threads, each at least `LEAST_QUERIES` of them."""
+    threads = min(cores(), len(queries) // LEAST_QUERIES)
+    if threads < 2:
+        return search(queries)
+    parts = divided(len(queries), threads, lambda start, stop: search(queries[start:stop]))
+    return Hits(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        exact=all(part.exact for part in parts),
+    )
 
 
 def divided(count: int, threads: int, work: Callable[[int, int], T]) -> list[T]:
