@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 from google.protobuf import struct_pb2
 
+from lookalike.v1 import index_service_pb2, types_pb2
 from lookalike.v1 import search_service_pb2 as pb
-from lookalike.v1 import types_pb2
 
 TIERS = (
     pb.MATCH_TIER_SAME_PICTURE,
@@ -67,6 +67,31 @@ class FakeAnswers:
             )
             yield pb.FindDuplicatesResponse(group=group)
         yield pb.FindDuplicatesResponse(done_count=total, total_count=total)
+
+    def MeasureRecall(self, request: Any, context: Any) -> Any:
+        self._maybe_fail(request, context)
+        settings = struct_pb2.Struct()
+        settings.update({"kind": "HNSW", "ef_search": 16})
+        found = pb.MeasureRecallResponse(
+            target_recall=0.99,
+            params=request.params,
+            segments=[index_service_pb2.IndexSegment(backend="faiss", settings=settings, count=9)],
+            item_count=9 if request.collection != "empty" else 0,
+        )
+        if request.collection == "empty":
+            return found
+        recall = 0.95 if request.params.ef_search < 64 else 0.995
+        found.estimate.CopyFrom(
+            types_pb2.RecallEstimate(
+                recall=recall, low=recall - 0.004, high=recall + 0.003, limit=10, query_count=256
+            )
+        )
+        found.estimate.measure_time.FromSeconds(1_700_000_000)
+        found.self_match.CopyFrom(pb.SelfMatch(rate=1, low=0.97, high=1, query_count=128))
+        found.stored_query_count = found.recent_query_count = 128
+        found.index_times.CopyFrom(pb.SearchTimes(mean_ms=0.25, p99_ms=0.5, count=256))
+        found.exact_times.CopyFrom(pb.SearchTimes(mean_ms=9, p99_ms=11, count=20))
+        return found
 
     def CountValues(self, request: Any, context: Any) -> Any:
         self._maybe_fail(request, context)

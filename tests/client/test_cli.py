@@ -293,6 +293,7 @@ def test_collections_are_made_shown_and_deleted(run: Run) -> None:
         "backend": "faiss",
         "algorithm": {"m": 8, "ef_construction": 0, "ef_search": 0},
         "options": {},
+        "target_recall": 0.0,
     }
     assert run("collections", "show", "new")[1].startswith("name")
     assert len(run("collections", "list", "--json")[1].splitlines()) == 2

@@ -24,6 +24,7 @@ PUBLIC = {
     "Embeddings", "Explanation", "F", "FieldCounts", "Flat", "Health", "Hit", "Hnsw", "ImageInfo",
     "IndexSegment", "IndexSpec", "IndexStatus", "Item", "ItemImage", "Ivf", "Job", "Limits",
     "LocalServer", "LookalikeError", "Model", "NewItem", "Part", "Query", "Region",
+    "RecallEstimate", "RecallReport", "SearchTimes", "SelfMatch",
     "RegionMatch", "ScoreCalibration", "SearchInfo", "SearchResult", "ServerInfo", "Tier",
     "UploadProgress", "UploadReport", "ValueCount", "WriteOutcome", "WriteResult",
     "vector_array", "vector_message",

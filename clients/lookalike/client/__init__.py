@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lookalike.client._backup import BackupReport
     from lookalike.client._calls import NewItem, StoredItem
     from lookalike.client._export import ExportReport
+    from lookalike.client._recall import RecallReport, SearchTimes, SelfMatch
     from lookalike.client._results import (
         Collection,
         Embeddings,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         Job,
         Limits,
         Model,
+        RecallEstimate,
         ScoreCalibration,
         ServerInfo,
         UploadProgress,
@@ -84,6 +86,7 @@ _HOMES = {
     "_backup": ("BackupReport",),
     "_calls": ("NewItem", "StoredItem"),
     "_export": ("ExportReport",),
+    "_recall": ("RecallReport", "SearchTimes", "SelfMatch"),
     "_results": (
         "Collection",
         "Embeddings",
@@ -100,6 +103,7 @@ _HOMES = {
         "Job",
         "Limits",
         "Model",
+        "RecallEstimate",
         "ScoreCalibration",
         "ServerInfo",
         "UploadProgress",
@@ -146,11 +150,15 @@ __all__ = [
     "NewItem",
     "Part",
     "Query",
+    "RecallEstimate",
+    "RecallReport",
     "Region",
     "RegionMatch",
     "ScoreCalibration",
     "SearchInfo",
     "SearchResult",
+    "SearchTimes",
+    "SelfMatch",
     "ServerInfo",
     "StoredItem",
     "Tier",

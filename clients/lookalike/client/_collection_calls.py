@@ -16,7 +16,7 @@ def index_message(index: results.IndexSpec | str | None) -> index_service_pb2.In
     if index is None:
         return None
     spec = results.IndexSpec(backend=index) if isinstance(index, str) else index
-    message = index_service_pb2.IndexSpec(backend=spec.backend)
+    message = index_service_pb2.IndexSpec(backend=spec.backend, target_recall=spec.target_recall)
     match spec.algorithm:
         case results.Flat():
             message.flat.SetInParent()

@@ -241,6 +241,7 @@ def _collection(one: results.Collection) -> dict[str, Any]:
             "backend": one.index.backend,
             "algorithm": algorithm,
             "options": dict(one.index.options),
+            "target_recall": one.index.target_recall,
         },
     }
 

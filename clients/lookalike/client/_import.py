@@ -203,7 +203,12 @@ def _read_collection(fields: Any) -> ArchivedCollection:
         dimension=fields["dimension"],
         image_retention=fields["image_retention"],
         indexed_fields=tuple(fields["indexed_fields"]),
-        index=results.IndexSpec(index["backend"], algorithm, dict(index["options"])),
+        index=results.IndexSpec(
+            index["backend"],
+            algorithm,
+            dict(index["options"]),
+            float(index.get("target_recall", 0.0)),  # younger than the format
+        ),
     )
     texts = (found.name, found.description, found.model, found.model_fingerprint, found.metric)
     if not all(isinstance(text, str) for text in (*texts, found.image_retention)):

@@ -152,6 +152,9 @@ class IndexSpec:
     algorithm: Flat | Hnsw | Ivf | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings that only this backend knows."""
+    target_recall: float = 0.0
+    """The share of the true ten nearest that searches have to find, 0.5 to 0.9999. 0: 0.99,
+    or what it was, where an index is built anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,19 @@ class IndexSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class RecallEstimate:
+    """The share of the true nearest that searches find, and its 95 % confidence interval."""
+
+    recall: float
+    low: float
+    high: float
+    limit: int
+    """Hits of each query that were looked at."""
+    query_count: int
+    measure_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class IndexStatus:
     """A reading of a collection's index."""
 
@@ -172,6 +188,8 @@ class IndexStatus:
     segments: tuple[IndexSegment, ...]
     building: bool
     memory_bytes: int
+    recall: RecallEstimate | None = None
+    """What the server's own check found; None while there is nothing to check or to say."""
 
 
 @dataclass(frozen=True, slots=True)

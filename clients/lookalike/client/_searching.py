@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from lookalike.client import _answer_calls as calls
 from lookalike.client import _answers as answers
+from lookalike.client import _recall as recalls
 from lookalike.client._answer_calls import Kind, Part, Query, RegionLike
 from lookalike.client._answer_wire import batch_result, duplicate_group
 from lookalike.client._calls import Condition, View
@@ -146,3 +147,26 @@ class Searching(Transport):
         of each; 0 means 20.
         """
         return self._call(calls.count_values(fields, where, limit, collection))
+
+    def measure_recall(
+        self,
+        collection: str = "",
+        *,
+        query_count: int = 256,
+        k: int = 10,
+        queries: recalls.Source = "both",
+        ef_search: int = 0,
+        nprobe: int = 0,
+        seed: int = 0,
+        timeout_s: float | None = None,
+    ) -> recalls.RecallReport:
+        """Measure how much of the truth searches find, by comparing with every item.
+
+        `queries`: "stored" asks vectors of stored items, drawn by `seed`, "recent" those that
+        were searched for lately, "both" half of each. `ef_search` and `nprobe` are tried out
+        where they are given. `timeout_s`: more than for other calls, if need be.
+        """
+        call = recalls.measure(
+            collection, query_count, k, queries, ef_search=ef_search, nprobe=nprobe, seed=seed
+        )
+        return self._call(call, timeout_s)

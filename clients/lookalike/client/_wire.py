@@ -7,7 +7,7 @@ newer than clients.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -124,16 +124,38 @@ def index_spec(message: index_service_pb2.IndexSpec) -> results.IndexSpec:
             algorithm = results.Hnsw(hnsw.m, hnsw.ef_construction, hnsw.ef_search)
         case "ivf":
             algorithm = results.Ivf(message.ivf.nlist, message.ivf.nprobe)
-    return results.IndexSpec(message.backend, algorithm, from_struct(message.backend_options))
+    return results.IndexSpec(
+        message.backend, algorithm, from_struct(message.backend_options), message.target_recall
+    )
+
+
+def index_segments(
+    messages: Iterable[index_service_pb2.IndexSegment],
+) -> tuple[results.IndexSegment, ...]:
+    return tuple(
+        results.IndexSegment(s.backend, from_struct(s.settings), s.count, s.live_count)
+        for s in messages
+    )
+
+
+def recall_estimate(message: types_pb2.RecallEstimate) -> results.RecallEstimate:
+    return results.RecallEstimate(
+        recall=message.recall,
+        low=message.low,
+        high=message.high,
+        limit=message.limit,
+        query_count=message.query_count,
+        measure_time=time_of(message, "measure_time"),
+    )
 
 
 def _index_status(message: index_service_pb2.IndexStatus) -> results.IndexStatus:
-    segments = tuple(
-        results.IndexSegment(s.backend, from_struct(s.settings), s.count, s.live_count)
-        for s in message.segments
-    )
     return results.IndexStatus(
-        message.indexed_count, segments, message.building, message.memory_bytes
+        message.indexed_count,
+        index_segments(message.segments),
+        message.building,
+        message.memory_bytes,
+        recall_estimate(message.recall) if message.HasField("recall") else None,
     )
 
 

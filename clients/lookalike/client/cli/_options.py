@@ -87,6 +87,17 @@ IndexOptions: TypeAlias = Annotated[
 ]
 
 
+TargetRecall: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--target-recall",
+        metavar="SHARE",
+        help="Of the true ten nearest, the share that searches have to find: 0.5 to 0.9999.",
+        show_default="0.99",
+    ),
+]
+
+
 def connect(server: str) -> Client:
     """Return a client of the server that was meant."""
     from lookalike.client import Client
@@ -122,6 +133,7 @@ def index_spec(
     nlist: int,
     nprobe: int,
     options: str,
+    target_recall: float,
 ) -> IndexSpec | None:
     """Return the kind of index that the options describe; None if they say nothing."""
     from lookalike.client import Flat, Hnsw, IndexSpec, Ivf
@@ -139,9 +151,9 @@ def index_spec(
         case other:
             raise UsageError(f"--algorithm cannot be {other!r}; flat, hnsw or ivf")
     extra = json_object(options, "--index-options")
-    if not backend and chosen is None and not extra:
+    if not backend and chosen is None and not extra and not target_recall:
         return None
-    return IndexSpec(backend, chosen, extra)
+    return IndexSpec(backend, chosen, extra, target_recall)
 
 
 def confirm(question: str, yes: bool) -> None:

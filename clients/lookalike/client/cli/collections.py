@@ -22,6 +22,7 @@ from lookalike.client.cli._progress import say
 if TYPE_CHECKING:
     from lookalike.client import Collection, IndexSpec
 
+DEFAULT_TARGET_RECALL = 0.99
 _SHOWN_RATES = (1e-2, 1e-3, 1e-4)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection.")]
 
@@ -92,6 +93,7 @@ def create(
     nlist: _options.Nlist = 0,
     nprobe: _options.Nprobe = 0,
     index_options: _options.IndexOptions = "",
+    target_recall: _options.TargetRecall = 0.0,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="Do not fail if it is there just so.")
     ] = False,
@@ -108,6 +110,7 @@ def create(
         nlist=nlist,
         nprobe=nprobe,
         options=index_options,
+        target_recall=target_recall,
     )
     with _options.connect(server) as client:
         made = client.create_collection(
@@ -167,6 +170,7 @@ def _pairs(one: Collection) -> list[tuple[str, Any]]:
         ("index", _index_text(one.index)),
         ("indexed", f"{status.indexed_count} (the others are compared one by one)"),
         *(("segment", segment) for segment in segments),
+        ("recall", recall_text(one)),
         ("building", status.building or None),
         ("memory", bytes_text(status.memory_bytes) if status.memory_bytes else ""),
         ("fields", ", ".join(one.indexed_fields)),
@@ -174,6 +178,19 @@ def _pairs(one: Collection) -> list[tuple[str, Any]]:
         ("made", time_text(one.create_time)),
         ("fingerprint", one.model_fingerprint),
     ]
+
+
+def recall_text(one: Collection) -> str:
+    """Say what the server knows of the recall of its searches; empty if it is exact."""
+    found, target = one.index_status.recall, one.index.target_recall or DEFAULT_TARGET_RECALL
+    if found is None:
+        return f"not measured yet, target {target:g}" if _is_approximate(one) else ""
+    when = time_text(found.measure_time)
+    return f"{found.recall:.4f} ({found.low:.4f} to {found.high:.4f}), target {target:g}, {when}"
+
+
+def _is_approximate(one: Collection) -> bool:
+    return any(s.backend != "exact" for s in one.index_status.segments)
 
 
 def _calibration_lines(one: Collection) -> list[str]:
@@ -221,6 +238,7 @@ def rebuild(
     nlist: _options.Nlist = 0,
     nprobe: _options.Nprobe = 0,
     index_options: _options.IndexOptions = "",
+    target_recall: _options.TargetRecall = 0.0,
     reembed: Annotated[
         bool, typer.Option("--reembed", help="Embed all pictures anew; needs kept originals.")
     ] = False,
@@ -241,6 +259,7 @@ def rebuild(
         nlist=nlist,
         nprobe=nprobe,
         options=index_options,
+        target_recall=target_recall,
     )
     with _options.connect(server) as client:
         job = client.rebuild_index(collection, index=spec, reembed=reembed)

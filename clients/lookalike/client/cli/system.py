@@ -15,6 +15,7 @@ from lookalike.client.cli._output import (
     time_text,
 )
 from lookalike.client.cli._progress import say
+from lookalike.client.cli.collections import recall_text
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,9 +42,10 @@ def models(server: _options.Server = "", json: _options.Json = False) -> int:
 
 
 def info(server: _options.Server = "", json: _options.Json = False) -> int:
-    """Say what the server is: version, models, limits."""
+    """Say what the server is: version, models, limits; and the recall of its searches."""
     with _options.connect(server) as client:
         found = client.info()
+        collections = () if json else client.collections()
     if json:
         print_json(found)
         return _exit.DONE
@@ -63,6 +65,7 @@ def info(server: _options.Server = "", json: _options.Json = False) -> int:
             ("largest batch", limits.max_batch_size),
             ("most hits", limits.max_search_limit),
             ("uploads at once", limits.max_uploads),
+            *((f"recall of {one.name}", recall_text(one)) for one in collections),
         ]
     )
     return _exit.DONE
