@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from lookalike.client._calls import Call
 from lookalike.client._channel import Connection
@@ -15,6 +17,8 @@ from lookalike.client._status import error_of_call
 T = TypeVar("T")
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+_PAUSES_S = (0.1, 0.3, 1.0)
+"""Before a stream is asked for again; as long as gRPC waits with other calls."""
 
 
 class Transport:
@@ -51,14 +55,26 @@ class Transport:
             raise error_of_call(error, self.address) from None
 
     def _stream(self, call: Call[Any], timeout_s: float | None) -> Iterator[Any]:
+        """Give the server's messages; a call that none came of is made again a few times.
+
+        gRPC's own way to do that is not used: see `retryable_methods`.
+        """
         method = self._connection.method(call.service, call.method)
-        answers = method(call.request, timeout=timeout_s)
-        try:
-            yield from answers
-        except grpc.RpcError as error:
-            raise error_of_call(error, self.address) from None
-        finally:
-            answers.cancel()
+        pauses_s = iter(_PAUSES_S if isinstance(call.request, Message) else ())
+        while True:
+            answers, begun = method(call.request, timeout=timeout_s), False
+            try:
+                for answer in answers:
+                    begun = True
+                    yield answer
+                return
+            except grpc.RpcError as error:
+                pause_s = next(pauses_s, None)
+                if begun or pause_s is None or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise error_of_call(error, self.address) from None
+            finally:
+                answers.cancel()
+            time.sleep(pause_s)
 
     def _pages(self, page: Callable[[str], Call[Any]], field: str) -> Iterator[Any]:
         token = ""
