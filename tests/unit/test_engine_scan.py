@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lookalike.backends.engine import _scan
-from lookalike.backends.engine._scan import nearest, precise_scores
+from lookalike.backends.engine._scan import _thinned, nearest, precise_scores
 from lookalike.backends.types import Metric, normalize
 
 
@@ -35,3 +35,16 @@ def test_the_nearest_are_right_to_the_last_tie(
         order = np.lexsort((places, -scores), axis=-1)[:, :k]
         assert (np.take_along_axis(places, order, 1) == hits.ids).all(), f"seed {seed}"
         assert (np.take_along_axis(scores, order, 1) == hits.scores).all(), f"seed {seed}"
+
+
+@pytest.mark.parametrize("equal", [0, 30, 3000])
+def test_the_best_of_long_lines_are_those_of_sorting_them(equal: int) -> None:
+    print("seed 71")
+    rng = np.random.default_rng(71)
+    scores = rng.standard_normal((9, 5003)).astype(np.float32)
+    scores[:, rng.choice(5003, equal, replace=False)] = 9
+    places, best = _thinned(scores, 18)
+    assert best.shape == places.shape == (9, 18)
+    assert (np.take_along_axis(scores, places, 1) == best).all()
+    assert (np.sort(best, 1) == np.sort(scores, 1)[:, -18:]).all()
+    assert all(len(set(line)) == 18 for line in places.tolist())

@@ -31,6 +31,10 @@ GATHER_BYTES = 1 << 20
 """Rows gathered at a time. Measured, 512-d: 1,024 rows 0.24 ms, 4,096 rows 1.5 ms."""
 ONE = 1e-6
 """Cosines this near to 1 are 1, as the indexes have it: parts must score alike."""
+WIDE_BYTES = 256 << 10
+"""Numbers made float64 at a time: what stays in a core's cache is quicker by half."""
+GROUP = 16
+"""Scores of which the best is taken first."""
 SCORE_BYTES = 16 << 20
 """Scores held at a time."""
 GEMM_QUERIES = 5
@@ -81,21 +85,25 @@ def precise_scores(
     """Score (q, m) rows against their queries in float64, rounded to float32."""
     q, m = places.shape
     scores = np.empty((q, m), dtype=np.float32)
-    step = max(1, (32 << 20) // max(1, m * vectors.shape[1] * 8))
+    step = max(1, WIDE_BYTES // max(1, m * vectors.shape[1] * 8))
     for start in range(0, q, step):
         stop = start + step
         gathered = vectors[places[start:stop]].astype(np.float64)
         wide = queries[start:stop].astype(np.float64)
         if metric is Metric.L2:
             gathered -= wide[:, None, :]
-            values = -np.einsum("qmd,qmd->qm", gathered, gathered)
+            scores[start:stop] = np.clip(-np.vecdot(gathered, gathered), -_LARGEST, _LARGEST)
+            continue
+        values = np.vecdot(gathered, wide[:, None, :])
+        if metric is Metric.DOT:
+            values = np.clip(values, -_LARGEST, _LARGEST)
         else:
-            values = np.matmul(gathered, wide[:, :, None])[..., 0]
-        if metric is Metric.COSINE:
             # float32 vectors have length 1 only to about 1e-7; equal pictures score 1
-            near = np.abs(np.abs(values) - 1.0) < ONE
-            values[near] = np.sign(values[near])
-        scores[start:stop] = np.clip(values, -_LARGEST, _LARGEST)
+            near = np.abs(values)
+            if near.max() > 1.0 - ONE:
+                near = np.abs(near - 1.0) < ONE
+                values[near] = np.sign(values[near])
+        scores[start:stop] = values
     return scores
 
 
@@ -137,9 +145,10 @@ def merge(parts: Sequence[Hits], q: int, k: int) -> tuple[NDArray[np.int64], Sco
         return parts[0].ids[:, :k], parts[0].scores[:, :k]
     ids = np.concatenate([part.ids for part in parts], axis=1)
     scores = np.concatenate([part.scores for part in parts], axis=1)
-    order = np.lexsort((ids, -scores, ids < 0), axis=-1)[:, :k]
-    ids = np.take_along_axis(ids, order, axis=1)
-    scores = np.take_along_axis(scores, order, axis=1)
+    # where there is none the score is -inf, so that it comes last
+    order = np.lexsort((ids, -scores), axis=-1)[:, :k]
+    lines = np.arange(q)[:, None]
+    ids, scores = ids[lines, order], scores[lines, order]
     if ids.shape[1] < k:
         more_ids, more_scores = _nothing(q, k - ids.shape[1])
         ids = np.concatenate([ids, more_ids], axis=1)
@@ -203,7 +212,9 @@ def _candidates(
     scores: list[NDArray[np.floating]] = []
     held = 0
     for some, block in _blocks(vectors, queries, metric, rows):
-        if block.shape[1] > width:
+        if metric is Metric.COSINE and block.shape[1] > 4 * GROUP * width:
+            best, block = _thinned(block, width)
+        elif block.shape[1] > width:
             best = np.argpartition(block, block.shape[1] - width, axis=1)[:, -width:]
             block = np.take_along_axis(block, best, axis=1)
         else:
@@ -216,6 +227,38 @@ def _candidates(
             held = width
     places, scores = _best(places, scores, width)
     return places[0], scores[0]
+
+
+def _thinned(
+    block: NDArray[np.floating], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Return places and scores of the `width` best of each line, by way of groups' best.
+
+    Measured, 8,192 x 512 for 256 queries: 123 us a query where looking among all takes
+    187; the product alone takes 107.
+    """
+    lines, size = block.shape
+    whole = size // GROUP * GROUP
+    groups = block[:, :whole].reshape(lines, GROUP, -1).max(axis=1)
+    place = groups.shape[1] - width
+    # so many lie in different groups: no fewer are as good
+    floor = np.partition(groups, place, axis=1)[:, place]
+    line, column = np.divmod(np.flatnonzero(block >= floor[:, None]), size)
+    first = np.searchsorted(line, np.arange(lines + 1))
+    counts = np.diff(first)
+    if counts.max() > 16 * width:  # many are equal
+        best: NDArray[np.int64] = np.argpartition(block, size - width, axis=1)[:, -width:]
+        return best, np.take_along_axis(block, best, axis=1)
+    within = np.arange(len(line)) - first[line]
+    places = np.zeros((lines, int(counts.max())), np.int64)
+    scores = np.full(places.shape, -np.inf, block.dtype)
+    places[line, within] = column
+    scores[line, within] = block[line, column]
+    if scores.shape[1] > width:
+        best = np.argpartition(scores, scores.shape[1] - width, axis=1)[:, -width:]
+        rows = np.arange(lines)[:, None]
+        places, scores = places[rows, best], scores[rows, best]
+    return places, scores
 
 
 def _best(
