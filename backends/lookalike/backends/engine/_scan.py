@@ -100,7 +100,7 @@ def precise_scores(
         else:
             # float32 vectors have length 1 only to about 1e-7; equal pictures score 1
             near = np.abs(values)
-            if near.max() > 1.0 - ONE:
+            if near.max(initial=0.0) > 1.0 - ONE:
                 near = np.abs(near - 1.0) < ONE
                 values[near] = np.sign(values[near])
         scores[start:stop] = values
