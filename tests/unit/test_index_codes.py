@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lookalike.backends.index import _compare
 from lookalike.backends.index._codes import CodedVectors
-from lookalike.backends.index._compare import ExactSearch
+from lookalike.backends.index._compare import ExactSearch, rerank
 from lookalike.backends.index._int8 import Codes, Multiply, Sums, int8_product
 from lookalike.backends.index._threads import divided
 from lookalike.backends.testing.clusters import clustered
@@ -184,3 +184,23 @@ def test_work_that_fails_in_another_thread_fails_for_the_caller() -> None:
     assert divided(10, 1, work) == [10]
     with pytest.raises(ValueError, match="no"):
         divided(10, 3, work)
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_proposals_are_ranked_alike_however_many_there_are(metric: Metric) -> None:
+    print("seed 51")
+    rng = np.random.default_rng(51)
+    vectors = rng.standard_normal((500, DIM)).astype(np.float32)[rng.integers(0, 500, 3000)]
+    queries = rng.standard_normal((9, DIM)).astype(np.float32)
+    if metric is Metric.COSINE:
+        vectors, queries = normalize(vectors), normalize(queries)
+    truth = ExactSearch(metric, vectors).search(queries, 10)
+    for wide in (10, 20, 100, 900):
+        rows = np.full((9, wide), -1, np.int64)
+        for line, ids in zip(rows, truth.ids, strict=True):
+            others = np.setdiff1d(rng.permutation(3000)[:wide], ids)[: wide - 10]
+            line[: 10 + len(others)] = rng.permutation(np.concatenate([ids, others]))
+        for some in (slice(0, 1), slice(0, 9)):
+            found = rerank(metric, queries[some], vectors, rows[some], 10)
+            assert found.ids.tolist() == truth.ids[some].tolist()
+            assert found.scores.tolist() == truth.scores[some].tolist()

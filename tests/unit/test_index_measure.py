@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lookalike.backends.index import _threads
 from lookalike.backends.index._compare import ExactSearch
 from lookalike.backends.index._measure import Sample, raise_until_good, rising
 from lookalike.backends.registry import indexes
@@ -126,3 +127,22 @@ def test_a_file_of_hnswlib_that_was_not_measured_still_loads(tmp_path: Path) -> 
     assert old.settings["ef_search"] == 64
     assert "measured_recall" not in old.settings
     assert (old.search(vectors[:50], 1).ids[:, 0] == np.arange(50)).all()
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_many_queries_on_several_threads_are_answered_as_one_by_one(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend not in indexes.available():
+        pytest.skip(f"{backend} is not installed")
+    print("seed 36")
+    monkeypatch.setattr(_threads, "cores", lambda: 3)
+    vectors = clustered(6000, 24, Metric.COSINE, seed=36)
+    index = indexes.resolve(backend).build(IndexSpec(backend, HnswParams()), vectors, threads=2)
+    live = np.random.default_rng(36).random(6000) < 0.7
+    for mask in (None, live):
+        whole = index.search(vectors[:130], 7, live=mask)
+        for i in range(0, 130, 13):
+            one = index.search(vectors[i : i + 1], 7, live=mask)
+            assert whole.ids[i].tolist() == one.ids[0].tolist()
+            assert whole.scores[i].tolist() == one.scores[0].tolist()
