@@ -132,3 +132,12 @@ def test_a_stream_that_has_begun_is_not_asked_for_again() -> None:
         with pytest.raises(Unavailable):
             client.image("some")
         assert handler.calls == 1
+
+
+def test_a_stream_is_not_asked_for_again_over_a_closed_client() -> None:
+    with failing(99, 0) as (client, handler):
+        threading.Timer(0.2, client.close).start()
+        with pytest.raises(LookalikeError) as caught:
+            client.image("some")
+        assert caught.value.reason == "CLIENT_CLOSED"
+        assert handler.calls < 4

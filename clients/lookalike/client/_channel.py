@@ -158,12 +158,17 @@ class Connection:
 
     def _open(self) -> grpc.Channel:
         if self._is_closed:
-            raise LookalikeError("This client is closed; make a new one.", reason="CLIENT_CLOSED")
+            raise closed()
         if self._channel is None:
             self._channel = grpc.insecure_channel(
                 self.address, options=channel_options(), compression=grpc.Compression.NoCompression
             )
         return self._channel
+
+
+def closed() -> LookalikeError:
+    """Return the error of calls over a connection that is closed."""
+    return LookalikeError("This client is closed; make a new one.", reason="CLIENT_CLOSED")
 
 
 def _string_field(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from lookalike.client._calls import Call
-from lookalike.client._channel import Connection
+from lookalike.client._channel import Connection, closed
 from lookalike.client._status import error_of_call
 
 T = TypeVar("T")
@@ -59,10 +59,13 @@ class Transport:
 
         gRPC's own way to do that is not used: see `retryable_methods`.
         """
-        method = self._connection.method(call.service, call.method)
         pauses_s = iter(_PAUSES_S if isinstance(call.request, Message) else ())
         while True:
-            answers, begun = method(call.request, timeout=timeout_s), False
+            method = self._connection.method(call.service, call.method)
+            try:
+                answers, begun = method(call.request, timeout=timeout_s), False
+            except ValueError:  # another thread has closed the channel since
+                raise closed() from None
             try:
                 for answer in answers:
                     begun = True
