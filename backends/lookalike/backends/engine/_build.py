@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -21,6 +25,18 @@ log = logging.getLogger(__name__)
 
 BLOCK_ROWS = 8192
 """Rows copied at a time."""
+NICENESS = 10
+"""Of the thread that builds: about a tenth of a core that others want, too."""
+
+
+def stand_back() -> None:
+    """Give the calling thread less of a busy machine than those that answer searches.
+
+    A thread's own priority is something that Linux has; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # where the system does not let us, it builds all the same
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Abandoned(Exception):

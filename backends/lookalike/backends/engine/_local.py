@@ -18,7 +18,13 @@ import numpy as np
 
 from lookalike.backends.crashpoints import reach
 from lookalike.backends.engine._again import Again
-from lookalike.backends.engine._build import Abandoned, build_segment, outgrown, plan
+from lookalike.backends.engine._build import (
+    Abandoned,
+    build_segment,
+    outgrown,
+    plan,
+    stand_back,
+)
 from lookalike.backends.engine._effort import next_effort
 from lookalike.backends.engine._holding import LocalHolding
 from lookalike.backends.engine._incoming import incoming
@@ -249,6 +255,7 @@ class LocalEngine(Engine):
 
     def _run(self) -> None:
         """Build and save whatever waits, and look at what is built, until the engine is closed."""
+        stand_back()
         while True:
             with self._state:
                 self._building = False

@@ -40,6 +40,7 @@ from lookalike.server.rpc.ports import (
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.system import ServerFacts, SystemService
+from lookalike.server.rpc.traffic import CountedSearcher, Traffic
 from lookalike.server.rpc.upload import Uploads
 from lookalike.v1 import (
     admin_service_pb2,
@@ -113,7 +114,8 @@ class Front:
     def __init__(self, domain: Domain, *, threads: int, default_deadline_s: float) -> None:
         limits = domain.limits
         self._health = health.HealthServicer()
-        self._uploads = Uploads(domain.library, domain.ingest, limits)
+        self._traffic = Traffic()
+        self._uploads = Uploads(domain.library, domain.ingest, limits, self._traffic)
         self._streams = SearchStreams(limits.max_search_streams)
         self._guard = CallGuard(
             Slots(threads, "calls"), Slots(_LASTING_CALLS, "calls that last, like watching a job")
@@ -160,7 +162,7 @@ class Front:
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(
             SearchService(
-                domain.searcher,
+                CountedSearcher(domain.searcher, self._traffic),
                 limits,
                 deadline_s,
                 explainer=domain.explainer,

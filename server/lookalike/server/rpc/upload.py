@@ -17,6 +17,7 @@ What only fails its item (the acknowledgement says why, the stream goes on):
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -42,21 +43,27 @@ from lookalike.server.rpc.chunks import (
 )
 from lookalike.server.rpc.ledger import Ledger, Window
 from lookalike.server.rpc.ports import Ingest, Library
+from lookalike.server.rpc.traffic import Traffic
 from lookalike.server.rpc.wire import EXIF_MODES, WRITE_MODES, check_batch, read_enum, read_name
 from lookalike.server.rpc.wire_items import read_item, read_items, read_sha256, short_id
 from lookalike.v1 import index_service_pb2 as pb
 
 _MAX_FLUSHES = 1000
 _RETRY_S = 5.0
+_PIECE_ITEMS = 64
+"""So many at a time while there are searches: reading 64 vectors of 512 takes about 1 ms."""
 
 
 class Uploads:
     """The upload streams of a server: how many there are, and how they end. Any thread."""
 
-    def __init__(self, library: Library, ingest: Ingest, limits: Limits) -> None:
+    def __init__(
+        self, library: Library, ingest: Ingest, limits: Limits, traffic: Traffic | None = None
+    ) -> None:
         self._library = library
         self._ingest = ingest
         self._limits = limits
+        self._traffic = traffic or Traffic()
         self._budget = ByteBudget(limits.max_uploads * limits.upload_window_bytes)
         self._lock = threading.Lock()
         self._ledgers: set[Ledger] = set()
@@ -83,7 +90,9 @@ class Uploads:
         try:
             if not context.add_callback(ledger.stop):
                 return
-            reader = _Reader(self._library, self._ingest, self._limits, self._budget, ledger)
+            reader = _Reader(
+                self._library, self._ingest, self._limits, self._budget, ledger, self._traffic
+            )
             threading.Thread(
                 target=reader.run, args=(requests,), name="upload-reader", daemon=True
             ).start()
@@ -135,11 +144,13 @@ class _Reader:
         limits: Limits,
         budget: ByteBudget,
         ledger: Ledger,
+        traffic: Traffic,
     ) -> None:
         self._library = library
         self._ingest = ingest
         self._limits = limits
         self._ledger = ledger
+        self._traffic = traffic
         self._weights = [ledger.window.weight(picture=picture) for picture in (False, True)]
         self._collection = ""
         self._mode = WriteMode.UPSERT
@@ -218,12 +229,15 @@ class _Reader:
         weights = [self._weights[item.chunked or item.item.HasField("image")] for item in items]
         taken = 0
         while taken < len(items):
-            count = self._ledger.reserve(sizes[taken:], weights[taken:])
+            most = taken + (_PIECE_ITEMS if self._traffic.busy else len(items))
+            count = self._ledger.reserve(sizes[taken:most], weights[taken:most])
             if count == 0:
                 return
+            began = time.monotonic()
             group = slice(taken, taken + count)
             self._ledger.begin([item.seq for item in items[group]], sizes[group], weights[group])
             self._take_group(items[group])
+            self._traffic.give_way(time.monotonic() - began)
             taken += count
 
     def _check_unfinished(self, more: int) -> None:
@@ -339,7 +353,9 @@ class _Reader:
     def _done(
         self, seqs: Sequence[int], places: Sequence[int], results: Sequence[WriteResult]
     ) -> None:
+        began = time.monotonic()
         self._ledger.end([seqs[i] for i in places], results)
+        self._traffic.give_way(time.monotonic() - began)  # the writer's thread, as a rule
 
     def _fail(self, seq: int, error: LookalikeError, item_id: str) -> None:
         failed = WriteResult(short_id(item_id, self._limits), Outcome.FAILED, error)

@@ -16,7 +16,6 @@ from lookalike.server.domain import (
     ImageRecord,
     Item,
     NewItem,
-    Outcome,
     StoredParts,
     Vector,
     View,
