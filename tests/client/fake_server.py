@@ -70,6 +70,7 @@ class Script:
     """(code, reason) with which the next streams are refused."""
     window_items: int = 16
     window_bytes: int = 4 * 2**20
+    window_vectors: int = 0
     max_image_bytes: int = 32 * 2**20
     ack_delay_s: float = 0.0
 
@@ -171,6 +172,7 @@ class FakeServer(
         started = V1.UploadStarted(
             window_items=script.window_items,
             window_bytes=script.window_bytes,
+            window_vectors=script.window_vectors,
             max_message_bytes=2**20,
             max_image_bytes=script.max_image_bytes,
         )

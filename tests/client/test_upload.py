@@ -11,6 +11,8 @@ import pytest
 
 from client.fake_server import FakeServer
 from lookalike.client import Client, NewItem, UploadProgress, WriteResult, errors
+from lookalike.client._calls import item_bytes, item_frame
+from lookalike.v1 import index_service_pb2
 
 
 def items(count: int, size: int = 100) -> list[NewItem]:
@@ -92,6 +94,44 @@ def test_no_more_than_the_window_is_under_way(server: FakeServer, client: Client
 
     assert client.upload(source(), on_result=on_result).created == 100
     assert most <= 7 + 1  # one is prepared and waits
+
+
+def most_under_way(client: Client, given: list[NewItem]) -> int:
+    taken = answered = most = 0
+
+    def source() -> Iterator[NewItem]:
+        nonlocal taken, most
+        for item in given:
+            taken += 1
+            most = max(most, taken - answered)
+            yield item
+
+    def on_result(result: WriteResult) -> None:
+        nonlocal answered
+        answered += 1
+
+    assert client.upload(source(), on_result=on_result).created == len(given)
+    return most - 1  # one is prepared and waits
+
+
+def test_more_vectors_than_pictures_are_under_way(server: FakeServer, client: Client) -> None:
+    server.script.window_items, server.script.window_vectors = 5, 50
+    server.script.ack_delay_s = 0.0005
+    vectors = [NewItem(f"v{i}", vector=[1.0, 2.0]) for i in range(300)]
+    assert 25 < most_under_way(client, vectors) <= 50
+    assert most_under_way(client, items(60)) <= 5
+
+
+def test_a_vector_put_together_by_hand_is_the_same_message() -> None:
+    for given in (
+        NewItem("a", vector=[1.0, 2.5]),
+        NewItem("\u00e9" * 200, vector=np.arange(700, dtype=np.float64)),
+        NewItem("", vector=[0.0]),
+        NewItem("m", vector=np.ones(3, np.float32), metadata={"n": 1, "deep": {"a": [None, "x"]}}),
+        NewItem("p", b"picture", [1.0]),
+        NewItem("only"),
+    ):
+        assert index_service_pb2.ItemInput.FromString(item_bytes(given)) == item_frame(given)
 
 
 def test_the_windows_bytes_bound_it_too_and_one_large_item_passes(

@@ -341,3 +341,31 @@ def test_a_key_that_is_gone_or_elsewhere_is_a_key_error(store: Store) -> None:
     for keys in ([1, 99], [1, 3]):
         with pytest.raises(KeyError):
             store.vectors(one, np.array(keys, np.int64))
+
+
+def test_a_group_is_stored_as_its_items_one_by_one(store: Store) -> None:
+    rng = random.Random(11)
+    together, apart = create(store).number, create(store, "apart").number
+    given = [
+        item(
+            rng.choice(["", "a", "\u00e9\u4e16", "'; --"]) + str(i),
+            rng.random(),
+            rng.choice([None, {"text": '\u00e9\u2028"x', "n": float(i)}, {"deep": {"a": [1.0]}}]),
+            thumbnail=b"small" if i % 7 == 0 else None,
+        )
+        for i in range(200)
+    ]
+    given += [item(one.id, 2.0) for one in given[:3]]  # twice in one call
+    put(store, together, given)
+    for one in given:
+        put(store, apart, [one])
+    for number in (together, apart):
+        for one in given[3:]:
+            found = store.get(number, one.id, View.FULL)
+            assert found is not None
+            assert found.vector is not None
+            assert found.vector.tobytes() == one.vector.tobytes()
+            assert (found.metadata, found.image) == (one.metadata, one.image)
+            assert store.digest(number, one.id) == one.digest
+    assert store.count(together, Filter()) == store.count(apart, Filter()) == 200
+    assert not list(store.damaged.keys(together))
