@@ -263,7 +263,7 @@ class FaissIndex(VectorIndex):
             fetch = knobs.ef_search  # all that was seen: comparing them is the least of the work
         rows, poor = self._propose(queries, fetch, live, alive, knobs)
         hits = rerank(self.spec.metric, queries, self.vectors, rows, k)
-        if live is None and hits.ids[:, want - 1].min() >= 0:
+        if live is None and hits.ids[:, want - 1].min(initial=0) >= 0:
             return hits
         poor |= hits.ids[:, want - 1] < 0
         if live is not None and alive < SURE_SHARE * self.count:
