@@ -199,11 +199,22 @@ def test_queries_that_were_asked_count_like_stored_rows(opens: Opens) -> None:
     assert isinstance(engine, LocalEngine)
     probe = Probe(Metric.COSINE, 100, lambda: now[0])
     asked = Queries(scene.random(512))
-    probe.recall.asked = asked
-    while probe.recall.unmeasured(engine._view, engine._spec) is not None:
-        probe.look(engine._view, engine._spec)
+    asked.count = 0
+    probe.recall.asked = Queries(scene.random(0))
     part = engine._view.parts[0]
-    assert probe.recall.boost(part.segment) == 2.0
+
+    def look() -> float:
+        while probe.recall.unmeasured(engine._view, engine._spec) is not None:
+            probe.look(engine._view, engine._spec)
+        return probe.recall.boost(part.segment)
+
+    assert look() == 1.0
+    probe.recall.asked = asked
+    asked.count = 255
+    assert probe.recall.unmeasured(engine._view, engine._spec) is None
+    asked.count = 256
+    assert look() == 2.0
+    assert 0 < (probe.recall.renewal_s(engine._view) or 0) <= RENEW_S
     asked.count += 255
     now[0] += RENEW_S
     assert probe.recall.unmeasured(engine._view, engine._spec) is None

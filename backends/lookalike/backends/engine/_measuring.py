@@ -28,7 +28,7 @@ Clock: TypeAlias = Callable[[], float]
 NEWS = 256
 """After so many new queries recall is measured again,"""
 RENEW_S = 600.0
-"""but not before so many seconds have passed."""
+"""but not before so many seconds have passed, unless it was measured without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,8 @@ class Measuring:
                 return part
             if part.dead > found.dead + WITHERED * part.rows:
                 return part
-            if asked and asked.count >= found.asked + NEWS and now >= found.at + RENEW_S:
+            pause_s = RENEW_S if found.asked >= NEWS else 0.0
+            if asked and asked.count >= found.asked + NEWS and now >= found.at + pause_s:
                 return part
         return None
 
@@ -130,8 +131,11 @@ class Measuring:
         """Return the seconds until new queries may be reason to measure again; None: never."""
         if self.asked is None:
             return None
-        times = [m.at for p in view.parts if (m := self._measured.get(p.segment)) is not None]
-        return max(RENEW_S / 10, min(times) + RENEW_S - self._clock()) if times else None
+        known = [m for p in view.parts if (m := self._measured.get(p.segment)) is not None]
+        if not known:
+            return None
+        due = min(m.at + RENEW_S if m.asked >= NEWS else 0.0 for m in known)
+        return max(RENEW_S / 10, due - self._clock())
 
     def measure(self, part: Part, spec: IndexSpec, until: float) -> None:
         """Go on with the measurement of a segment, until then by the clock."""

@@ -301,7 +301,8 @@ class _Call:
 def _counted(kind: Descriptor) -> tuple[tuple[str, ...], ...]:
     """Return where in messages of a kind the items are that the log line counts."""
     fields = kind.fields_by_name
-    paths = [(name,) for name in ("items", "inputs", "queries", "ids") if name in fields]
+    named = ("items", "inputs", "queries", "ids")
+    paths = [(name,) for name in named if name in fields and fields[name].is_repeated]
     return (*paths, *([("acks", "acks")] if "acks" in fields else []))
 
 
