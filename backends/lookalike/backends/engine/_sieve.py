@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.backends.engine._scan import nearest
+from lookalike.backends.index._compare import rerank
 from lookalike.backends.types import Hits, Keys, Mask, Metric, Rows, Vectors
 
 _log = logging.getLogger(__name__)
@@ -157,18 +158,15 @@ def sift(
         proposals = sieve.propose(queries[left], fetch, chosen.bits)
         if proposals is None:
             break
-        doubtful = []
-        for i, proposed in zip(left.tolist(), proposals, strict=True):
-            rows = np.sort(proposed[proposed >= 0])
-            if len(rows) < width:
-                doubtful.append(i)
-                continue
-            hits = nearest(vectors, queries[i : i + 1], width, metric, rows=rows)
-            ids[i], scores[i] = hits.ids[0], hits.scores[0]
-            rear = np.isin(hits.ids[0], proposed[fetch // 2 :])
-            if np.count_nonzero(rear) > REAR_SHARE * width:
-                doubtful.append(i)
-        left = np.array(doubtful, np.int64)
+        hits = rerank(metric, queries[left], vectors, proposals, width)
+        ids[left], scores[left] = hits.ids, hits.scores
+        rear = proposals[:, fetch // 2 :]
+        # Not isin, which takes 36 us instead of 6.
+        doubts = [
+            np.count_nonzero(found[:, None] == behind) > REAR_SHARE * width
+            for found, behind in zip(hits.ids, rear, strict=True)
+        ]
+        left = left[np.array(doubts) | (hits.ids[:, -1] < 0)]
         fetch *= 4
     if len(left):
         hits = nearest(vectors, queries[left], width, metric, rows=chosen.rising())
