@@ -145,7 +145,7 @@ class App:
         domain = Domain(
             library=library,
             ingest=Ingest(library, pictures),
-            searcher=Searcher(library, embedding, judge),
+            searcher=Searcher(library, embedding, judge, cores=len(os.sched_getaffinity(0))),
             explainer=Explainer(library, embedding, pictures, judge),
             facets=Facets(library),
             duplicates=Duplicates(library, pictures, judge),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import cast
 
 import numpy as np
 
@@ -29,9 +30,12 @@ def is_plain(o: SearchOptions) -> bool:
 
 
 def answer_plain(
-    collection: Collection, vectors: Sequence[Vector], options: SearchOptions, began: float
+    collection: Collection,
+    vectors: Sequence[Vector],
+    options: SearchOptions,
+    began: Sequence[float],
 ) -> list[Answer | LookalikeError]:
-    """Answer queries by (dim,) vectors as one matrix; `began` is `time.monotonic()` before.
+    """Answer queries by (dim,) vectors as one matrix; each `began` at a `time.monotonic()`.
 
     One that cannot be answered has its error in its place: CollectionLoading,
     DimensionMismatch, VectorNotFinite, VectorZero, FilterInvalid.
@@ -41,15 +45,20 @@ def answer_plain(
             matrix = collection.accept(vectors[0])[np.newaxis]
             return list(_answer(collection, matrix, options, began))
         kept = all_as_kept(vectors, collection.record.config)
-        good = [vector for vector in kept if isinstance(vector, np.ndarray)]
-        answers = iter(_answer(collection, np.array(good), options, began) if good else ())
+        good = [i for i, one in enumerate(kept) if not isinstance(one, LookalikeError)]
+        if good:
+            matrix = np.array([kept[i] for i in good], np.float32)
+            found = _answer(collection, matrix, options, [began[i] for i in good])
     except LookalikeError as error:
         return [error for _ in vectors]
-    return [next(answers) if isinstance(one, np.ndarray) else one for one in kept]
+    answers = cast("list[Answer | LookalikeError]", kept)
+    for i, answer in zip(good, found if good else (), strict=True):
+        answers[i] = answer
+    return answers
 
 
 def _answer(
-    collection: Collection, matrix: Vectors, options: SearchOptions, began: float
+    collection: Collection, matrix: Vectors, options: SearchOptions, began: Sequence[float]
 ) -> list[Answer]:
     ready = time.monotonic()
     allowed = collection.select(options.filter) if options.filter else None
@@ -65,8 +74,11 @@ def _answer(
     items = collection.fetch(wanted, options.view)
     if len(items) < len(wanted):  # some went while this ran
         again = find(collection, [Wanted(vector, options, least) for vector in matrix])
-        total_ms = (time.monotonic() - began) * 1e3
-        return [replace(answer, total_ms=total_ms) for answer in again]
+        ended = time.monotonic()
+        return [
+            replace(answer, total_ms=(ended - start) * 1e3)
+            for answer, start in zip(again, began, strict=True)
+        ]
     fetched = time.monotonic()
     matches = [_matches(row, s, items) for row, s in zip(keys, scores, strict=True)]
     ended = time.monotonic()
@@ -75,13 +87,13 @@ def _answer(
             row,
             hits.exact,
             None if allowed is None else len(allowed),
-            queue_ms=(ready - began) * 1e3,
+            queue_ms=(ready - start) * 1e3,
             index_ms=(found - ready) * 1e3,
             fetch_ms=(fetched - found) * 1e3,
             rank_ms=(ended - fetched) * 1e3,
-            total_ms=(ended - began) * 1e3,
+            total_ms=(ended - start) * 1e3,
         )
-        for row in matches
+        for row, start in zip(matches, began, strict=True)
     ]
 
 

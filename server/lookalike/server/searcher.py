@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from lookalike.server.domain import (
 from lookalike.server.embedding import Embedding, gather
 from lookalike.server.finding import Wanted, find
 from lookalike.server.folding import Calibration
+from lookalike.server.gathering import Gathering
 from lookalike.server.library import Library
 from lookalike.server.plain import answer_plain, is_plain
 from lookalike.server.queries import Queries, Ready, Span, Work, is_one_thing, shares_of
@@ -66,12 +67,21 @@ class _Asked:
 
 
 class Searcher:
-    """Answers queries of every kind. Any thread."""
+    """Answers queries of every kind. Any thread.
 
-    def __init__(self, library: Library, embedding: Embedding, judge: Judge | None = None) -> None:
+    Plain searches that are alike meet the index together when as many as there are `cores`
+    are under way already. Server CPU for each, 20,000 x 512, HNSW, 2 busy cores, one by one
+    and together: 934 and 886 us with 8 callers, 1150 and 943 us with 32. One lane instead
+    of two takes 841 and 807 us, but would leave cores idle where a search takes long.
+    """
+
+    def __init__(
+        self, library: Library, embedding: Embedding, judge: Judge | None = None, *, cores: int = 2
+    ) -> None:
         self._library = library
         self._queries = Queries(embedding)
         self._judge = judge
+        self._gathering = Gathering(_answer_together, cores)
 
     def search(
         self, collection: str, query: Query, options: SearchOptions, *, deadline: float | None
@@ -83,7 +93,14 @@ class Searcher:
         InvalidArgument (regions, parts, rates of texts), FailedPrecondition (no
         calibration yet), the errors of images, Overloaded, DeadlineExceeded.
         """
-        [answer] = self.search_batch([(collection, query, options)], deadline=deadline)
+        answer: Answer | LookalikeError
+        if isinstance(query, VectorQuery) and is_plain(options):
+            found = self._library.collection(collection)
+            one = _Plain(found, options, query.vector, time.monotonic())
+            # Alike are those whose options are one object, as the wire layer gives them.
+            answer = self._gathering.call((found.number, id(options)), one)
+        else:
+            [answer] = self.search_batch([(collection, query, options)], deadline=deadline)
         if isinstance(answer, LookalikeError):
             raise answer
         return answer
@@ -102,7 +119,7 @@ class Searcher:
                 collection = self._library.collection(name)
             except LookalikeError as error:
                 return [error for _ in requests]
-            return answer_plain(collection, vectors, options, started)
+            return answer_plain(collection, vectors, options, [started] * len(vectors))
         asked = gather([self._begin(*request, deadline) for request in requests])
         ready_at = time.monotonic()
         groups: dict[object, list[int]] = {}
@@ -184,6 +201,21 @@ class Searcher:
         ]
         spent_ms = (time.monotonic() - began) * 1e3
         return replace(answer, matches=matches, rank_ms=answer.rank_ms + spent_ms)
+
+
+class _Plain(NamedTuple):
+    """A plain query by a vector, which came at `began`."""
+
+    collection: Collection
+    options: SearchOptions
+    vector: Vector
+    began: float
+
+
+def _answer_together(asked: Sequence[_Plain]) -> list[Answer | LookalikeError]:
+    first = asked[0]
+    vectors, began = [one.vector for one in asked], [one.began for one in asked]
+    return answer_plain(first.collection, vectors, first.options, began)
 
 
 def _plain(requests: Sequence[tuple[str, Query, SearchOptions]]) -> list[Vector] | None:
