@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lookalike.client import _answers as answers
-from lookalike.client._json import from_value
-from lookalike.client._vectors import FloatMatrix
-from lookalike.client._wire import enum_word, error_of, image_info, item_fields
+from lookalike.client._json import from_struct, from_value
+from lookalike.client._vectors import FloatMatrix, vector_array
+from lookalike.client._wire import enum_word, error_of, image_info, time_of
 from lookalike.client.errors import Internal, LookalikeError
 from lookalike.v1 import search_service_pb2, types_pb2
 
@@ -20,15 +22,27 @@ def tier(value: int) -> answers.Tier:
 
 
 def _hit(message: search_service_pb2.SearchHit) -> answers.Hit:
-    has_rate = message.HasField("false_match_rate")
-    return answers.Hit(
-        score=message.score,
-        false_match_rate=message.false_match_rate if has_rate else None,
-        tier=tier(message.tier),
-        duplicate_count=message.duplicate_count,
-        duplicate_ids=tuple(message.duplicate_ids),
-        **item_fields(message.item),
-    )
+    """Read a hit. Most are an id and a score: what is not set is not looked into."""
+    item = message.item
+    duplicates = message.duplicate_count
+    fields: dict[str, Any] = {}
+    if message.tier:
+        fields["tier"] = tier(message.tier)
+    if message.HasField("false_match_rate"):
+        fields["false_match_rate"] = message.false_match_rate
+    if duplicates:
+        fields["duplicate_count"] = duplicates
+        fields["duplicate_ids"] = tuple(message.duplicate_ids)
+    if item.HasField("metadata"):
+        fields["metadata"] = from_struct(item.metadata)
+    if item.HasField("image"):
+        fields["image"] = image_info(item.image)
+    if item.HasField("vector"):
+        fields["vector"] = vector_array(item.vector)
+    if item.HasField("create_time"):
+        fields["create_time"] = time_of(item, "create_time")
+        fields["update_time"] = time_of(item, "update_time")
+    return answers.Hit(item.id, message.score, **fields)
 
 
 def search_result(message: search_service_pb2.SearchResponse) -> answers.SearchResult:

@@ -65,13 +65,14 @@ def to_struct(mapping: Mapping[str, object], field: str = "metadata") -> struct_
 def from_value(message: struct_pb2.Value) -> object:
     """Return the Python value; whole numbers come back as int."""
     match message.WhichOneof("kind"):
-        case "number_value":
-            number = message.number_value
-            is_whole = number.is_integer() and abs(number) <= _EXACT
-            is_minus_zero = number == 0 and math.copysign(1, number) < 0
-            return int(number) if is_whole and not is_minus_zero else number
         case "string_value":
             return message.string_value
+        case "number_value":
+            number = message.number_value
+            if not number.is_integer() or abs(number) > _EXACT:
+                return number
+            is_minus_zero = not number and math.copysign(1, number) < 0
+            return number if is_minus_zero else int(number)
         case "bool_value":
             return message.bool_value
         case "struct_value":
@@ -84,7 +85,11 @@ def from_value(message: struct_pb2.Value) -> object:
 
 def from_struct(message: struct_pb2.Struct) -> dict[str, object]:
     """Return the Python dict; whole numbers come back as int, keys in order."""
-    return {key: from_value(message.fields[key]) for key in sorted(message.fields)}
+    return {key: from_value(value) for key, value in sorted(message.fields.items(), key=_first)}
+
+
+def _first(entry: tuple[str, object]) -> str:
+    return entry[0]
 
 
 def _number(value: float | np.integer | np.floating, field: str) -> float:

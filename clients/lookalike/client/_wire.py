@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +23,8 @@ from lookalike.v1 import (
     system_service_pb2,
     types_pb2,
 )
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def enum_word(enum: Any, value: int, prefix: str) -> str:
@@ -54,7 +56,8 @@ def time_of(message: Any, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
     stamp: Timestamp = getattr(message, field)
-    return stamp.ToDatetime(tzinfo=UTC)
+    # As its own ToDatetime does it, in a quarter of the time: answers have two for each hit.
+    return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
 
 
 def error_of(message: types_pb2.Error) -> LookalikeError:
