@@ -262,8 +262,28 @@ class ReadOnly(PermissionDenied):
     reason_name = "READ_ONLY"
 
 
+class ScopeMissing(PermissionDenied):
+    reason_name = "SCOPE_MISSING"
+
+
+class CollectionNotAllowed(PermissionDenied):
+    reason_name = "COLLECTION_NOT_ALLOWED"
+
+
 class Unauthenticated(LookalikeError):
     reason_name = "TOKEN_INVALID"
+
+
+class KeyMissing(Unauthenticated):
+    reason_name = "KEY_MISSING"
+
+
+class KeyInvalid(Unauthenticated):
+    reason_name = "KEY_INVALID"
+
+
+class KeyExpired(Unauthenticated):
+    reason_name = "KEY_EXPIRED"
 
 
 class DataLoss(LookalikeError):
