@@ -104,6 +104,10 @@ class ImageTooLarge(InvalidArgument):
     reason_name = "IMAGE_TOO_LARGE"
 
 
+class ImageTooCostly(InvalidArgument):
+    reason_name = "IMAGE_TOO_COSTLY"
+
+
 class ChecksumMismatch(InvalidArgument):
     reason_name = "CHECKSUM_MISMATCH"
 

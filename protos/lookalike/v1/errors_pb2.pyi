@@ -132,6 +132,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: a key that may do less than this call needs."""
     ERROR_REASON_COLLECTION_NOT_ALLOWED: _ErrorReason.ValueType  # 74
     """PERMISSION_DENIED: a key for other collections."""
+    ERROR_REASON_IMAGE_TOO_COSTLY: _ErrorReason.ValueType  # 80
+    """INVALID_ARGUMENT: a picture that takes too much time or memory to decode."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why something failed, for programs.
@@ -253,4 +255,6 @@ ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 73
 """PERMISSION_DENIED: a key that may do less than this call needs."""
 ERROR_REASON_COLLECTION_NOT_ALLOWED: ErrorReason.ValueType  # 74
 """PERMISSION_DENIED: a key for other collections."""
+ERROR_REASON_IMAGE_TOO_COSTLY: ErrorReason.ValueType  # 80
+"""INVALID_ARGUMENT: a picture that takes too much time or memory to decode."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
