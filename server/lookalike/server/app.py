@@ -22,6 +22,7 @@ from lookalike.server.embedding import Embedding
 from lookalike.server.explain import Explainer
 from lookalike.server.export import Exporter
 from lookalike.server.facets import Facets
+from lookalike.server.images import Allowance, Decode, Workers, decode
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
 from lookalike.server.judging import Calibrations, Judge
@@ -164,7 +165,8 @@ class App:
         closing.callback(library.close)
         closing.callback(models.close)
         auto.check(default_index, models.get("").dim)
-        pictures = Pictures(limits, threads=len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        pictures = Pictures(limits, threads=cores, decode=self._decoder(cores))
         closing.callback(pictures.close)
         embedding, judge = Embedding(models, pictures), Judge()
         jobs = Jobs(library, store, Reembed(store, models, pictures), clock=self._clock)
@@ -193,6 +195,21 @@ class App:
             ),
         )
         return domain, library
+
+    def _decoder(self, cores: int) -> Decode:
+        """Start the processes that decode pictures; without any it is done here."""
+        chosen, limits = self._config.decode.workers, self._config.limits
+        count = cores if chosen == "auto" else chosen
+        if count == 0:
+            return decode
+        allowance = Allowance(
+            cpu_s=limits.max_decode_ms / 1e3,
+            wall_s=limits.max_decode_ms / 200,
+            memory_bytes=limits.max_decode_bytes,
+        )
+        workers = Workers(count, allowance)
+        self._closing.callback(workers.close)
+        return workers.decode
 
     def _follow(self, library: Library, front: Front) -> None:
         """Tell health checks, and whoever waits, when the library is ready."""

@@ -206,6 +206,14 @@ class EngineSection(_Section):
     """Settings that only this engine knows."""
 
 
+class DecodeSection(_Section):
+    """Where pictures are decoded: in processes that one may end without harm to the server."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    """Processes at most; "auto": one for each core. 0: in the server itself, behind the limits
+    alone, where all pictures are your own."""
+
+
 class LogSection(_Section):
     """What is said on stderr."""
 
@@ -240,6 +248,7 @@ class Config(BaseSettings):
     index: IndexSection = IndexSection()
     engine: EngineSection = EngineSection()
     limits: Annotated[Limits, BeforeValidator(_known_limits)] = Limits()
+    decode: DecodeSection = DecodeSection()
     log: LogSection = LogSection()
 
     @classmethod
