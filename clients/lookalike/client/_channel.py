@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from lookalike.client._results import Health
+from lookalike.client._security import Security, secure
 from lookalike.client.errors import LookalikeError
 from lookalike.v1 import (
     admin_service_pb2,
@@ -104,8 +105,9 @@ def channel_options() -> list[tuple[str, Any]]:
 class Connection:
     """One channel, opened when first used. Any thread."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: Security | None = None) -> None:
         self.address = address
+        self._security = security or secure(address)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stubs: dict[str, Any] = {}
@@ -117,7 +119,9 @@ class Connection:
             channel = self._open()
             if service not in self._stubs:
                 self._stubs[service] = _STUBS[service](channel)
-        return getattr(self._stubs[service], name)
+        call = getattr(self._stubs[service], name)
+        metadata = self._security.metadata()
+        return _WithKey(call, metadata) if metadata else call
 
     def health(self, service: str, timeout_s: float) -> Health:
         """Ask grpc.health.v1; raises grpc.RpcError.
@@ -147,10 +151,22 @@ class Connection:
         if self._is_closed:
             raise LookalikeError("This client is closed; make a new one.", reason="CLIENT_CLOSED")
         if self._channel is None:
-            self._channel = grpc.insecure_channel(
-                self.address, options=channel_options(), compression=grpc.Compression.NoCompression
-            )
+            self._channel = self._security.channel(channel_options())
         return self._channel
+
+
+class _WithKey:
+    """An RPC that goes with the caller's key."""
+
+    def __init__(self, call: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._call = call
+        self._metadata = metadata
+
+    def __call__(self, *request: Any, **options: Any) -> Any:
+        return self._call(*request, metadata=self._metadata, **options)
+
+    def future(self, *request: Any, **options: Any) -> Any:
+        return self._call.future(*request, metadata=self._metadata, **options)
 
 
 def _string_field(data: bytes) -> bytes:
