@@ -207,7 +207,7 @@ class App:
             wall_s=limits.max_decode_ms / 200,
             memory_bytes=limits.max_decode_bytes,
         )
-        workers = Workers(count, allowance)
+        workers = Workers(count, allowance, here_pixels=self._config.decode.here_pixels)
         self._closing.callback(workers.close)
         return workers.decode
 

@@ -212,6 +212,9 @@ class DecodeSection(_Section):
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
     """Processes at most; "auto": one for each core. 0: in the server itself, behind the limits
     alone, where all pictures are your own."""
+    here_pixels: Annotated[int, Field(ge=0)] = 2**20
+    """A PNG or a plain JPEG of at most so many pixels is decoded in the server all the same: the
+    way to a process and back costs as much as the work. 0: none."""
 
 
 class LogSection(_Section):

@@ -20,6 +20,7 @@ from lookalike.server.images import header
 from lookalike.server.images._decode import (
     Decoded,
     damaged,
+    decode_essence,
     larger_than_said,
     too_costly,
     turn,
@@ -36,6 +37,7 @@ from lookalike.server.images._process import (
 from lookalike.server.images._wire import Outcome
 
 _START_S: Final = 30.0
+_LOOK_S: Final = 0.1
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
 _DEATHS: Final = 20
@@ -50,11 +52,21 @@ _log = logging.getLogger(__name__)
 class Workers:
     """At most `count` decoding processes; the first starts now, the others when needed.
 
-    Any thread. `close` once nothing is decoded any more.
+    Simple pictures of at most `here_pixels` are decoded by the caller instead: there the
+    way to another process and back costs as much as the work. Any thread. `close` once
+    nothing is decoded any more.
     """
 
-    def __init__(self, count: int, allowance: Allowance, *, module: str = WORKER) -> None:
+    def __init__(
+        self,
+        count: int,
+        allowance: Allowance,
+        *,
+        here_pixels: int = 0,
+        module: str = WORKER,
+    ) -> None:
         self._count = count
+        self._here_pixels = here_pixels
         self._allowance = allowance
         self._module = module
         self._wanted = 1
@@ -79,6 +91,8 @@ class Workers:
         process can be started, Draining after `close`.
         """
         head = header.read(data, max_pixels)
+        if head.simple and head.width * head.height <= self._here_pixels:
+            return decode_essence(head, side)
         self._culprits.check(data)
         with turn(head):
             try:
@@ -198,23 +212,33 @@ class Workers:
             process = None
             with suppress(OSError):
                 process = DecodingProcess(self._allowance, self._module)
-            if process is not None and not process.await_ready(_START_S):
-                said = process.said()
-                _log.error("a decoding process did not start said=%r", said[-300:])
+            if process is not None and not self._came_up(process):
+                if not self._closed:
+                    _log.error("a decoding process did not start said=%r", process.said()[-300:])
                 process.end()
                 process = None
             with self._changed:
-                if process is None:
+                if self._closed:
+                    pass
+                elif process is None:
                     pause = min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S)
                     self._failures += 1
                     self._resume_at = time.monotonic() + pause
-                elif not self._closed:
+                else:
                     self._failures = 0
                     self._idle.append(process)
                     process = None
                 self._changed.notify_all()
             if process is not None:
                 process.retire()
+
+    def _came_up(self, process: DecodingProcess) -> bool:
+        """Wait until a process is ready, or until there is no need for it any more."""
+        until = time.monotonic() + _START_S
+        while time.monotonic() < until and not (self._closed or process.ended):
+            if process.await_ready(_LOOK_S):
+                return True
+        return False
 
     def _await_want(self) -> bool:
         with self._changed:
