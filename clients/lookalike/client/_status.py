@@ -87,12 +87,13 @@ def _foreign_error(code: grpc.StatusCode, text: str, address: str) -> LookalikeE
 
 
 def _is_of_tls(text: str) -> bool:
-    return any(sign in text for sign in ("handshake", "SSL_ERROR", "Peer name", "certificate"))
+    signs = ("handshake", "SSL_ERROR", "Hostname Verification", "Peer name", "certificate")
+    return any(sign in text for sign in signs)
 
 
 def _why_of_tls(text: str) -> str:
     """Return OpenSSL's words for what is wrong, as far as gRPC passes them on."""
-    if "is not in peer certificate" in text:
+    if "Hostname Verification" in text or "is not in peer certificate" in text:
         return "its certificate is for another name"
     found = re.search(r"OPENSSL_internal:(\w+)", text)
     return found[1].replace("_", " ").lower() if found else "the TLS handshake failed"
