@@ -161,7 +161,7 @@ class Workers:
                     if not process.ended:
                         self._busy.add(process)
                         return process
-                    self._mourn(process, "while it waited")
+                    self._mourn(process, f"status {process.end()} while it waited")
                 wait = self._resume_at - time.monotonic()
                 if wait > 0 and not self._busy:
                     raise Unavailable(
