@@ -8,6 +8,8 @@ hangs it is ended by the kernel's own clocks if nobody else does.
 
 from __future__ import annotations
 
+import encodings.ascii
+import encodings.latin_1
 import mmap
 import os
 import resource
@@ -16,7 +18,7 @@ import socket
 import sys
 
 import numpy as np
-from PIL import AvifImagePlugin
+from PIL import AvifImagePlugin, ImageCms
 
 from lookalike.backends.errors import ImageTooCostly, ImageTooLarge, LookalikeError
 from lookalike.backends.types import RgbImage
@@ -25,6 +27,8 @@ from lookalike.server.images._decode import decode_essence
 from lookalike.server.images._wire import Outcome
 from lookalike.server.images.header import Header
 
+_NEEDED_LATER = (ImageCms, encodings.ascii, encodings.latin_1)
+"""Imported while files can still be read; the library imports them when a picture asks."""
 _KEPT_BYTES = 4 * 2**20
 """Of the shared memory, mapped for good: what most pictures need."""
 _LIFE_CPU_S = 3600
