@@ -17,7 +17,7 @@ from certificates import Authority
 from lookalike.client import Client
 from lookalike.client.errors import CollectionNotAllowed, KeyInvalid, KeyMissing, ScopeMissing
 from lookalike.client.local_server import READY_LINE
-from made_pictures import jpeg, scene
+from made_pictures import jpeg
 from web.running import Page
 
 
@@ -75,7 +75,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "shop": make_key(folder, "--scope", "write", "-c", "shop", "--expires", "1d"),
     }
     (folder / "photos").mkdir()
-    (folder / "photos" / "one.jpg").write_bytes(jpeg(scene(1)))
+    (folder / "photos" / "one.jpg").write_bytes(jpeg(1))
     command = [sys.executable, "-m", "lookalike.server", "serve", "--data", "data"]
     command += ["--listen", "0.0.0.0:0", "--keys", "keys", "--log-level", "debug"]
     command += ["--tls-certificate", str(pair.certificate), "--tls-key", str(pair.key)]

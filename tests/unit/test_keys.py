@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,29 @@ def test_times_are_read() -> None:
             read_time(wrong, NOW)
 
 
+def test_a_defect_does_not_end_the_looking(tmp_path: Path) -> None:
+    file = tmp_path / "watched"
+    calls: list[int] = []
+    twice = threading.Event()
+
+    def fail() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            twice.set()
+        raise RuntimeError("planted")
+
+    watch = FileWatch([file], fail, every_s=0.01)
+    watch.start()
+    for content in ("a", "bc"):
+        begun = len(calls)
+        file.write_text(content)
+        end = time.monotonic() + 5
+        while len(calls) == begun and time.monotonic() < end:
+            time.sleep(0.01)
+    assert twice.is_set()
+    watch.close()
+
+
 def test_every_way_of_changing_a_file_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "watched"
     file.write_text("a")
@@ -279,8 +303,8 @@ def test_every_way_of_changing_a_file_is_seen(tmp_path: Path) -> None:
 
     def link() -> None:
         (tmp_path / "other").write_text("d")
-        file.unlink()
-        file.symlink_to(tmp_path / "other")
+        (tmp_path / "aside").symlink_to(tmp_path / "other")
+        os.replace(tmp_path / "aside", file)
 
     def appear() -> None:
         (tmp_path / "later").write_text("e")

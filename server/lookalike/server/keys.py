@@ -5,7 +5,7 @@ A key is `lk_<id>_<secret>`: an id of 48 bits, which logs and lists show, and a 
 has one JSON object a line, with the SHA-256 of each whole key. A fast hash without salt
 is enough for it: salts and slow hashes (scrypt, argon2) make it dear to guess what
 people choose, and nobody guesses one of 2**256 equally likely secrets. It matters that
-it is fast, for every call pays it: a check takes 5 us.
+it is fast, for every call pays it: a check takes 3 us.
 """
 
 from __future__ import annotations

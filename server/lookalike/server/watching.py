@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
 """Between two looks. A look is a stat of each file, 2 us; no file system has to be able
@@ -16,8 +19,7 @@ class FileWatch:
     """Calls `changed` when any of some files is another one than before.
 
     What the files were is noted when this is made, so make it before reading them. Then
-    `start`, and `close` in the end; `changed` runs on a thread of its own and must raise
-    nothing.
+    `start`, and `close` in the end; `changed` runs on a thread of its own.
     """
 
     def __init__(
@@ -45,7 +47,10 @@ class FileWatch:
             found = self._look()
             if found != self._known:
                 self._known = found
-                self._changed()
+                try:
+                    self._changed()
+                except Exception:  # a defect must not end the looking
+                    _log.exception("a changed file could not be taken over")
 
     def _look(self) -> tuple[tuple[int, ...], ...]:
         return tuple(map(_mark, self._paths))

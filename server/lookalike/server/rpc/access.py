@@ -2,7 +2,7 @@
 
 An interceptor sees method and metadata alone. Where they do not suffice, it puts a
 handler in the place of the real one that reads nothing and ends the call. What it costs
-a caller who may: 7 us, and nothing more on unary calls whose key is for all collections.
+a caller who may: 3 us, and nothing more on unary calls whose key is for all collections.
 """
 
 from __future__ import annotations

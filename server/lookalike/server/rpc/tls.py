@@ -90,7 +90,7 @@ def _check(files: TlsFiles) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:  # the password keeps OpenSSL from asking for one on the terminal
         context.load_cert_chain(files.certificate, files.key, password="")
-    except (ssl.SSLError, ValueError):
+    except (OSError, ValueError):  # OpenSSL's own errors are an OSError, too
         raise FailedPrecondition(
             f"{files.certificate} and {files.key}: are not a certificate and its private key "
             "in PEM, without a password."
@@ -99,5 +99,5 @@ def _check(files: TlsFiles) -> None:
         return
     try:
         context.load_verify_locations(files.client_ca)
-    except ssl.SSLError:
+    except OSError:
         raise FailedPrecondition(f"{files.client_ca}: has no certificates in PEM.") from None
