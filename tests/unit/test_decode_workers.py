@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import misbehaving_worker as bad
@@ -100,6 +101,12 @@ def test_refusals_are_the_same_to_the_word(real: Workers) -> None:
     files += [data[: len(data) * k // 7] for data in ORDINARY.values() for k in range(1, 7)]
     for data in files:
         assert answer(real.decode, data, 40) == answer(decode, data, 40)
+
+
+def test_numbers_that_a_header_invents_come_through(real: Workers) -> None:
+    deep = zoo.plain_tiff(np.full((8, 8), 7, np.uint8), "<", 65535)
+    for data, side in ((deep, 0), (GOOD, 10**30), (ORDINARY["jpeg"], 10**30)):
+        assert answer(real.decode, data, side) == answer(decode, data, side)
 
 
 def test_pictures_larger_than_what_is_kept_of_shared_memory_come_out_whole(real: Workers) -> None:

@@ -15,8 +15,10 @@ from lookalike.server.images.header import Header
 READY: Final = b"ready"
 MAX_PACKET: Final = 64
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_JOB: Final = struct.Struct("<BBBxIIIQ")
-_REPLY: Final = struct.Struct("<B3xIIII")
+_JOB: Final = struct.Struct("<7Q")
+_REPLY: Final = struct.Struct("<5Q")
+_MOST: Final = 2**63 - 1
+"""A header says whatever it likes of what nobody has checked, such as its bits."""
 
 
 _PATIENT_PIXELS: Final = 40_000_000
@@ -35,11 +37,11 @@ def write_job(head: Header, side: int) -> bytes:
     """Return the packet for a picture whose `head.essence` lies in the shared memory."""
     return _JOB.pack(
         _FORMATS.index(head.format),
-        head.bits,
+        min(head.bits, _MOST),
         head.orientation,
         head.width,
         head.height,
-        side,
+        min(side, _MOST),
         len(head.essence),
     )
 

@@ -1,7 +1,7 @@
 """Decoding in processes of its own, which a picture may kill.
 
 `Workers.decode` does what `decode` does and gives the same pixels: headers are read
-here, by our own parsers, and the libraries run there. See docs/decisions/0009.
+here, by our own parsers, and the libraries run there. See docs/decisions/0010.
 """
 
 from __future__ import annotations
