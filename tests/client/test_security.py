@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import logging
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from lookalike.client import Client
@@ -159,3 +162,39 @@ def test_the_command_line_takes_the_key_from_an_option_then_the_environment(
     assert _settings.access({})["ca_certificate"] == "ca.pem"
     with pytest.raises(FileUnreadable):
         _settings.access({"api_key_file": str(tmp_path / "gone")})
+
+
+def test_every_way_of_calling_goes_with_the_key() -> None:
+    """Whoever opens the channel, not who calls, sees to it."""
+    seen: list[tuple[Any, str]] = []
+
+    def handle(details: grpc.HandlerCallDetails) -> Any:
+        for name, value in details.invocation_metadata or ():
+            if name == "authorization":
+                seen.append((details.method, str(value)))
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            handle(handler_call_details)
+
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Handlers()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    channel = secure(f"127.0.0.1:{port}", api_key=KEY).channel([])
+    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        call = getattr(channel, kind)(f"/a/{kind}")
+        request = iter([b""]) if kind.startswith("stream") else b""
+        with pytest.raises(grpc.RpcError):
+            list(call(request, timeout=10))
+    with pytest.raises(grpc.RpcError):
+        channel.unary_unary("/a/future").future(b"", timeout=10).result()
+    channel.close()
+    server.stop(None).wait()
+    assert [method for method, _ in seen] == [
+        "/a/unary_unary",
+        "/a/unary_stream",
+        "/a/stream_unary",
+        "/a/stream_stream",
+        "/a/future",
+    ]
+    assert {value for _, value in seen} == {f"Bearer {KEY}"}

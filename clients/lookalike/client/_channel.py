@@ -119,9 +119,7 @@ class Connection:
             channel = self._open()
             if service not in self._stubs:
                 self._stubs[service] = _STUBS[service](channel)
-        call = getattr(self._stubs[service], name)
-        metadata = self._security.metadata()
-        return _WithKey(call, metadata) if metadata else call
+        return getattr(self._stubs[service], name)
 
     def health(self, service: str, timeout_s: float) -> Health:
         """Ask grpc.health.v1; raises grpc.RpcError.
@@ -153,20 +151,6 @@ class Connection:
         if self._channel is None:
             self._channel = self._security.channel(channel_options())
         return self._channel
-
-
-class _WithKey:
-    """An RPC that goes with the caller's key."""
-
-    def __init__(self, call: Any, metadata: tuple[tuple[str, str], ...]) -> None:
-        self._call = call
-        self._metadata = metadata
-
-    def __call__(self, *request: Any, **options: Any) -> Any:
-        return self._call(*request, metadata=self._metadata, **options)
-
-    def future(self, *request: Any, **options: Any) -> Any:
-        return self._call.future(*request, metadata=self._metadata, **options)
 
 
 def _string_field(data: bytes) -> bytes:
