@@ -212,3 +212,25 @@ def test_reflection_works_with_a_key(running: Running) -> None:
     assert '"version"' in done.stdout
     done = subprocess.run([*command, url], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0, "reflection without a key"
+
+
+def test_a_server_and_its_page_start_together_with_keys_and_tls(running: Running) -> None:
+    key = running.folder / "page.key"
+    key.write_text(running.keys["read"])
+    pair = Authority(running.folder / "ca2").sign("server")
+    command = [sys.executable, "-m", "lookalike.client.cli", "serve", "--data", "data2"]
+    command += ["--listen", "0.0.0.0:0", "--keys", "keys", "--tls-certificate"]
+    command += [str(pair.certificate), "--tls-key", str(pair.key), "--web-listen", "127.0.0.1:0"]
+    command += ["--web-api-key-file", str(key), "--web-ca", str(running.folder / "ca2" / "ca.pem")]
+    process = subprocess.Popen(
+        command, cwd=running.folder, env=running.environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        page = next(line for line in lines if line.startswith("lookalike page ready on "))
+        found = httpx.get(f"{page.split()[4]}v1/collections")
+        assert (found.status_code, found.json()) == (200, {"collections": []})
+    finally:
+        process.terminate()
+        process.communicate(timeout=40)
