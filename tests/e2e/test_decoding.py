@@ -115,6 +115,15 @@ def test_hostile_files_leave_the_server_and_its_log_in_order(
     assert all(" lookalike" in line or " server" in line for line in log.splitlines())
 
 
+def test_without_processes_pictures_are_decoded_in_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_DECODE__WORKERS", "0")
+    with running(tmp_path, monkeypatch, ["-m", "lookalike.server"]) as server:
+        server.client.embed(images=[zoo.encode(zoo.scene(), "WEBP")])
+        assert server.children == []
+
+
 def test_a_killed_server_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(tmp_path, monkeypatch, ["-m", "lookalike.server"]) as server:
         server.client.embed(images=[zoo.encode(zoo.scene(), "WEBP")])

@@ -247,6 +247,22 @@ def test_without_processes_decoding_is_refused_and_says_why() -> None:
         assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("name", ORDINARY)
+def test_only_small_and_simple_pictures_stay_in_the_server(name: str) -> None:
+    stays = name in ("jpeg", "jpeg 4:4:4", "jpeg cmyk", "jpeg ycck") or name.startswith(
+        ("png", "apng")
+    )
+    made = Workers(1, QUICK, here_pixels=240 * 160, module="no_such_module")
+    try:
+        if stays:
+            assert answer(made.decode, ORDINARY[name]) == answer(decode, ORDINARY[name])
+            made._here_pixels -= 1
+        with pytest.raises(Unavailable):
+            made.decode(ORDINARY[name], max_pixels=MAX)
+    finally:
+        made.close()
+
+
 def test_after_many_deaths_new_processes_wait_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     from lookalike.server.images import _workers
 
