@@ -4,7 +4,9 @@
 #   docker build -t lookalike --build-arg EXTRAS=server,clip \
 #     --build-arg TORCH_INDEX=<PyTorch's index of CPU builds> .
 # Run with
-#   docker run -p 127.0.0.1:50051:50051 -v lookalike:/data lookalike
+#   docker run -e LOOKALIKE_ACCESS__INSECURE=true -p 127.0.0.1:50051:50051 -v lookalike:/data lookalike
+# which this machine alone can reach; docs/access.md has it with TLS and keys for others.
+# Without the one or the other the server does not start, as it listens on 0.0.0.0.
 
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS=server

@@ -139,7 +139,8 @@ def test_every_flag_on_the_page_sets_its_key(
     values = {"--listen": "127.0.0.1:4711", "--data": "there", "--embedder": "clip"}
     values |= {"--model": "./some-model", "--device": "cuda:1", "--index": "exact"}
     values |= {"--engine": "other", "--log-level": "error", "--log-format": "json"}
-    values["--read-only"] = ""
+    values |= {"--keys": "k", "--tls-certificate": "c", "--tls-key": "t", "--tls-client-ca": "a"}
+    values |= {"--read-only": "", "--insecure": ""}
     on_page = {flag for *_, flags in settings().values() for flag in flags.split(", ") if flag}
     options = {p.opts[0] for p in all_commands()["lookalike serve"].params} - {"--help"}
     assert on_page == options - {"--config"} == set(values)

@@ -13,9 +13,11 @@ from grpc_status import rpc_status
 
 from lookalike.backends.types import IndexSpec
 from lookalike.server.limits import Limits
+from lookalike.server.rpc.access import AccessGuard, Keys
 from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
+from lookalike.server.rpc.scopes import scopes
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.system import ServerFacts, SystemService
@@ -41,6 +43,7 @@ from rpc.fake_domain import (
     FakeSearcher,
 )
 
+SERVICES = [f"lookalike.v1.{name}Service" for name in ("Embed", "Index", "Search", "System")]
 DEFAULT_INDEX = IndexSpec("faiss", None, {"factory": "Flat"})
 
 
@@ -68,8 +71,14 @@ class Server:
 
 
 @contextmanager
-def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -> Iterator[Server]:
-    """Run a server on a free port for the time of a test."""
+def serving(
+    limits: Limits | None = None,
+    *,
+    calls: int = 8,
+    streams: int = 2,
+    keys: Keys | None = None,
+) -> Iterator[Server]:
+    """Run a server on a free port for the time of a test; with `keys`, callers need one."""
     limits = limits or Limits()
     library, models, jobs = FakeLibrary(), FakeModels(), FakeJobs()
     ingest, embedding, searcher = FakeIngest(library), FakeEmbedding(models), FakeSearcher(library)
@@ -77,9 +86,14 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
     uploads = Uploads(library, ingest, limits)
     search_streams = SearchStreams(limits.max_search_streams)
     size = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    guards: list[grpc.ServerInterceptor] = [
+        CallGuard(Slots(calls, "calls"), Slots(streams, "streams"))
+    ]
+    if keys is not None:
+        guards.insert(0, AccessGuard(keys, scopes(SERVICES), jobs))
     server = grpc.server(
         ThreadPoolExecutor(calls + streams + limits.max_uploads + limits.max_search_streams + 4),
-        interceptors=[CallGuard(Slots(calls, "calls"), Slots(streams, "streams"))],
+        interceptors=guards,
         options=[("grpc.so_reuseport", 0), *size],
     )
     embed_service_pb2_grpc.add_EmbedServiceServicer_to_server(
@@ -96,6 +110,7 @@ def serving(limits: Limits | None = None, *, calls: int = 8, streams: int = 2) -
             exporter=FakeExporter(library),
             default_index=DEFAULT_INDEX,
             default_deadline_s=30.0,
+            keys=keys,
         ),
         server,
     )

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from certificates import Authority
 from lookalike.backends.errors import (
     FailedPrecondition,
     LookalikeError,
@@ -17,6 +18,7 @@ from lookalike.backends.errors import (
 )
 from lookalike.server.app import App
 from lookalike.server.config import Config, Flags, load
+from lookalike.server.keys import Scope, add_key, make_key
 from lookalike.v1 import index_service_pb2, index_service_pb2_grpc, types_pb2
 from rpc.harness import failure
 
@@ -69,6 +71,48 @@ def test_what_cannot_be_started_is_refused_and_nothing_is_left(
     app = App(config(tmp_path), version="1")  # the folder is free again
     app.start()
     app.stop(0)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.org:0"])
+def test_a_door_to_other_machines_needs_tls_and_keys_or_a_word(tmp_path: Path, listen: str) -> None:
+    ca = Authority(tmp_path / "ca")
+    pair = ca.sign("server")
+    add_key(tmp_path / "keys", make_key(Scope.ADMIN, now=0.0)[1])
+    keys = {"access__keys_file": str(tmp_path / "keys")}
+    tls = {"tls__certificate": str(pair.certificate), "tls__key": str(pair.key)}
+    mutual = {**tls, "tls__client_ca": str(ca.certificate)}
+    for flags, lacking in (
+        ({}, "TLS and API keys"),
+        (keys, "without TLS they"),
+        (tls, "without API keys they"),
+        (mutual, "without API keys they"),
+    ):
+        with pytest.raises(FailedPrecondition, match=lacking):
+            App(config(tmp_path / "data", listen, **flags), version="1").start()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_door_to_other_machines_opens_with_tls_and_keys_or_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = Authority(tmp_path / "ca").sign("server")
+    add_key(tmp_path / "keys", make_key(Scope.ADMIN, now=0.0)[1])
+    safe = {
+        "access__keys_file": str(tmp_path / "keys"),
+        "tls__certificate": str(pair.certificate),
+        "tls__key": str(pair.key),
+    }
+    for flags in (safe, {"access__insecure": "true"}):
+        app = App(config(tmp_path / "data", "0.0.0.0:0", **flags), version="1")
+        app.start()
+        app.stop(0)
+        assert ("open to other machines" in caplog.text) is (flags is not safe)
+
+
+def test_a_keys_file_that_is_not_there_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    flags = {"access__keys_file": str(tmp_path / "gone")}
+    with pytest.raises(FailedPrecondition, match="lookalike keys create"):
+        App(config(tmp_path / "data", **flags), version="1").start()
 
 
 def test_two_servers_cannot_have_one_address_or_one_folder(tmp_path: Path) -> None:

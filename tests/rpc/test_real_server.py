@@ -401,6 +401,7 @@ def test_wrong_usage_is_told_in_one_line() -> None:
 
 def test_a_server_open_to_other_machines_says_so(tmp_path: Path) -> None:
     command = ["serve", "--listen", "0.0.0.0:0", "--data", str(tmp_path), "--log-format", "json"]
+    command.append("--insecure")
     process = subprocess.Popen(
         [sys.executable, "-m", "lookalike.server", *command],
         stdout=subprocess.PIPE,
@@ -413,6 +414,14 @@ def test_a_server_open_to_other_machines_says_so(tmp_path: Path) -> None:
     _, log = process.communicate(timeout=20)
     assert '"level": "warning"' in log
     assert "open to other machines" in log
+
+
+def test_a_server_is_not_opened_to_other_machines_by_accident(tmp_path: Path) -> None:
+    code, lines = refused("serve", "--listen", "0.0.0.0:0", "--data", str(tmp_path / "data"))
+    assert (code, len(lines)) == (1, 1)
+    for flag in ("--tls-certificate", "--tls-key", "--keys", "--insecure"):
+        assert flag in lines[0]
+    assert not (tmp_path / "data").exists(), "nothing was done before"
 
 
 def test_the_configuration_can_be_looked_at() -> None:

@@ -55,6 +55,25 @@ def test_without_any_settings_the_defaults_hold(home: Path) -> None:
     assert config.model_configs() == {"builtin": ModelConfig("builtin")}
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('certificate = "c"', "certificate and key come together"),
+        ('key = "k"', "certificate and key come together"),
+        ('client_ca = "a"', "client_ca needs certificate and key"),
+    ],
+)
+def test_half_of_tls_is_refused(home: Path, text: str, said: str) -> None:
+    assert said in refusal(file=write(home / "tls.toml", f"[tls]\n{text}\n"))
+
+
+def test_files_of_keys_and_tls_may_be_below_home(home: Path) -> None:
+    text = '[access]\nkeys_file = "~/k"\n[tls]\ncertificate = "~/c"\nkey = "t"\n'
+    config = load(NOTHING, write(home / "own.toml", text)).config
+    assert config.access.keys_file == str(home / "k")
+    assert (config.tls.certificate, config.tls.key) == (str(home / "c"), "t")
+
+
 def test_the_data_folder_follows_xdg(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "share"))
     loaded = load(NOTHING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from lookalike.backends.errors import InvalidArgument
-from lookalike.server.images import Decoded, decode
+from lookalike.server.images import Allowance, Decode, Decoded, Workers, decode
 from lookalike.server.limits import Limits
 from shared_data import shared
 
@@ -26,22 +27,33 @@ def files(folder: str) -> list[tuple[Path, dict[str, Any]]]:
     return [(base / name, entry) for name, entry in listed.get("files", listed).items()]
 
 
-def answer(path: Path, side: int) -> Decoded | InvalidArgument:
+@pytest.fixture(scope="module", params=["here", "in a process"])
+def call(request: pytest.FixtureRequest) -> Iterator[Decode]:
+    """Both ways of decoding."""
+    if request.param == "here":
+        yield decode
+        return
+    workers = Workers(1, Allowance())
+    yield workers.decode
+    workers.close()
+
+
+def answer(call: Decode, path: Path, side: int) -> Decoded | InvalidArgument:
     try:
-        return decode(path.read_bytes(), max_pixels=MAX, side=side)
+        return call(path.read_bytes(), max_pixels=MAX, side=side)
     except InvalidArgument as error:
         return error
 
 
 @pytest.mark.parametrize("side", [0, 448])
 @pytest.mark.parametrize("folder", ["bad", "formats"])
-def test_every_labelled_file_gets_the_labelled_answer(folder: str, side: int) -> None:
+def test_every_labelled_file_gets_the_labelled_answer(call: Decode, folder: str, side: int) -> None:
     wrong = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for path, entry in files(folder):
             began = time.process_time()
-            got = answer(path, side)
+            got = answer(call, path, side)
             took = time.process_time() - began
             outcome = "ok" if isinstance(got, Decoded) else "reject"
             if entry["expect"] not in (outcome, "either") or took > 2:
@@ -49,9 +61,9 @@ def test_every_labelled_file_gets_the_labelled_answer(folder: str, side: int) ->
     assert not wrong
 
 
-def test_larger_formats_have_the_labelled_upright_size() -> None:
+def test_larger_formats_have_the_labelled_upright_size(call: Decode) -> None:
     for path, entry in files("formats"):
-        got = decode(path.read_bytes(), max_pixels=MAX, side=448)
+        got = call(path.read_bytes(), max_pixels=MAX, side=448)
         assert [got.width, got.height] == entry["upright_size"], path.name
         assert got.media_type == "image/" + entry["format"].lower()
 

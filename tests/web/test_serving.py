@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lookalike.client.cli.web import take_web_options
+from lookalike.client.cli.web import PageOptions, take_web_options
 from lookalike.client.local_server import READY_LINE
 from web.running import READY, Page
 
@@ -138,7 +138,18 @@ def test_a_page_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None
 
 def test_options_of_the_page_are_taken_and_the_rest_left() -> None:
     rest = ["serve", "--data", "d", "--listen", "a:1"]
-    assert take_web_options(rest) == (rest, False, "127.0.0.1:8080", [])
+    assert take_web_options(rest) == (rest, None)
     given = [*rest, "--web-listen", "b:2", "--web-name=x", "--web-name", "y"]
-    assert take_web_options(given) == (rest, True, "b:2", ["x", "y"])
-    assert take_web_options([*rest, "--web"]) == (rest, True, "127.0.0.1:8080", [])
+    options = ["--listen", "b:2", "--name", "x", "--name", "y"]
+    assert take_web_options(given) == (rest, PageOptions("", options, False))
+    assert take_web_options([*rest, "--web"]) == (rest, PageOptions("", [], False))
+    given = [
+        *rest,
+        "--web-ca",
+        "f",
+        "--insecure",
+        "--web-server=grpcs://h:1",
+        "--web-api-key-file=k",
+    ]
+    page = PageOptions("grpcs://h:1", ["--api-key-file", "k", "--ca", "f"], True)
+    assert take_web_options(given) == ([*rest, "--insecure"], page)

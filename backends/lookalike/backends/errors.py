@@ -102,6 +102,12 @@ class ImageTooLarge(InvalidArgument):
     reason = "IMAGE_TOO_LARGE"
 
 
+class ImageTooCostly(InvalidArgument):
+    """Decoding takes more time or memory than one picture may."""
+
+    reason = "IMAGE_TOO_COSTLY"
+
+
 class ChecksumMismatch(InvalidArgument):
     reason = "CHECKSUM_MISMATCH"
 
@@ -238,8 +244,28 @@ class ReadOnly(PermissionDenied):
     reason = "READ_ONLY"
 
 
+class ScopeMissing(PermissionDenied):
+    reason = "SCOPE_MISSING"
+
+
+class CollectionNotAllowed(PermissionDenied):
+    reason = "COLLECTION_NOT_ALLOWED"
+
+
 class Unauthenticated(LookalikeError):
     reason = "TOKEN_INVALID"
+
+
+class KeyMissing(Unauthenticated):
+    reason = "KEY_MISSING"
+
+
+class KeyInvalid(Unauthenticated):
+    reason = "KEY_INVALID"
+
+
+class KeyExpired(Unauthenticated):
+    reason = "KEY_EXPIRED"
 
 
 class DataLoss(LookalikeError):

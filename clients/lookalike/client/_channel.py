@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from lookalike.client._results import Health
+from lookalike.client._security import Security, secure
 from lookalike.client.errors import LookalikeError
 from lookalike.v1 import (
     admin_service_pb2,
@@ -108,8 +109,9 @@ def channel_options() -> list[tuple[str, Any]]:
 class Connection:
     """One channel, opened when first used. Any thread."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: Security | None = None) -> None:
         self.address = address
+        self._security = security or secure(address)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stubs: dict[str, Any] = {}
@@ -160,9 +162,7 @@ class Connection:
         if self._is_closed:
             raise closed()
         if self._channel is None:
-            self._channel = grpc.insecure_channel(
-                self.address, options=channel_options(), compression=grpc.Compression.NoCompression
-            )
+            self._channel = self._security.channel(channel_options())
         return self._channel
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import grpc
@@ -49,6 +50,13 @@ def is_from_server(error: grpc.RpcError) -> bool:
 
 def _foreign_error(code: grpc.StatusCode, text: str, address: str) -> LookalikeError:
     match code:
+        case grpc.StatusCode.UNAVAILABLE if _is_of_tls(text):
+            return ServerUnavailable(
+                f"There is no safe connection to {address} ({_why_of_tls(text)}). Give the "
+                "server's CA with ca_certificate or --ca, its name with server_name where the "
+                "address has another, and a client certificate where it asks for one.",
+                metadata={"address": address, "details": text},
+            )
         case grpc.StatusCode.UNAVAILABLE:
             return ServerUnavailable(
                 f"No server answers at {address}; start one with: lookalike serve",
@@ -76,6 +84,19 @@ def _foreign_error(code: grpc.StatusCode, text: str, address: str) -> LookalikeE
             )
         case _:
             return make_error(code.value[0], "", f"The call failed at {address}: {text or code}")
+
+
+def _is_of_tls(text: str) -> bool:
+    signs = ("handshake", "SSL_ERROR", "Hostname Verification", "Peer name", "certificate")
+    return any(sign in text for sign in signs)
+
+
+def _why_of_tls(text: str) -> str:
+    """Return OpenSSL's words for what is wrong, as far as gRPC passes them on."""
+    if "Hostname Verification" in text or "is not in peer certificate" in text:
+        return "its certificate is for another name"
+    found = re.search(r"OPENSSL_internal:(\w+)", text)
+    return found[1].replace("_", " ").lower() if found else "the TLS handshake failed"
 
 
 def _details(call: Any) -> tuple[error_details_pb2.ErrorInfo | None, str, float | None]:

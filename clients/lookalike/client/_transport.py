@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from lookalike.client._calls import Call
 from lookalike.client._channel import Connection, closed
+from lookalike.client._security import Pem, secure
 from lookalike.client._status import error_of_call
 
 T = TypeVar("T")
@@ -24,10 +25,40 @@ _PAUSES_S = (0.1, 0.3, 1.0)
 class Transport:
     """A connection to the server at an address. Any thread."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 60.0,
+        api_key: str = "",
+        ca_certificate: Pem | None = None,
+        client_certificate: Pem | None = None,
+        client_key: Pem | None = None,
+        server_name: str = "",
+    ) -> None:
+        """Say where the server is, and how to reach it safely; nothing is sent yet.
+
+        `address`: "HOST:PORT", "grpcs://HOST:PORT" for TLS, or "grpc://HOST:PORT" for none
+        on a way that is safe. `ca_certificate`: the roots of the server's certificate, a
+        file in PEM or its bytes; otherwise the public ones. `client_certificate` and
+        `client_key`: for servers that ask for them. `server_name`: the name in the
+        server's certificate, where it is not the one in the address.
+
+        Raises:
+            InvalidArgument: these do not go together, or the key would go unencrypted to
+                another machine.
+        """
         self.address = address
         self.timeout_s = timeout_s
-        self._connection = Connection(address)
+        security = secure(
+            address,
+            api_key=api_key,
+            ca_certificate=ca_certificate,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            server_name=server_name,
+        )
+        self._connection = Connection(address, security)
 
     def __enter__(self) -> Self:
         return self

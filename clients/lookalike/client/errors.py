@@ -104,6 +104,10 @@ class ImageTooLarge(InvalidArgument):
     reason_name = "IMAGE_TOO_LARGE"
 
 
+class ImageTooCostly(InvalidArgument):
+    reason_name = "IMAGE_TOO_COSTLY"
+
+
 class ChecksumMismatch(InvalidArgument):
     reason_name = "CHECKSUM_MISMATCH"
 
@@ -262,8 +266,28 @@ class ReadOnly(PermissionDenied):
     reason_name = "READ_ONLY"
 
 
+class ScopeMissing(PermissionDenied):
+    reason_name = "SCOPE_MISSING"
+
+
+class CollectionNotAllowed(PermissionDenied):
+    reason_name = "COLLECTION_NOT_ALLOWED"
+
+
 class Unauthenticated(LookalikeError):
     reason_name = "TOKEN_INVALID"
+
+
+class KeyMissing(Unauthenticated):
+    reason_name = "KEY_MISSING"
+
+
+class KeyInvalid(Unauthenticated):
+    reason_name = "KEY_INVALID"
+
+
+class KeyExpired(Unauthenticated):
+    reason_name = "KEY_EXPIRED"
 
 
 class DataLoss(LookalikeError):

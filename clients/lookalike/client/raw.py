@@ -13,6 +13,7 @@ import grpc
 
 from lookalike.client._channel import Connection
 from lookalike.client._json import from_struct, from_value
+from lookalike.client._security import Pem, secure
 from lookalike.client._status import error_of_call
 
 __all__ = ["RawClient", "from_struct", "from_value"]
@@ -24,10 +25,29 @@ class RawClient:
     Any thread. Methods raise the classes of `lookalike.client.errors`.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 60.0,
+        api_key: str = "",
+        ca_certificate: Pem | None = None,
+        client_certificate: Pem | None = None,
+        client_key: Pem | None = None,
+        server_name: str = "",
+    ) -> None:
+        """As of `Client`."""
         self.address = address
         self.timeout_s = timeout_s
-        self._connection = Connection(address)
+        security = secure(
+            address,
+            api_key=api_key,
+            ca_certificate=ca_certificate,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            server_name=server_name,
+        )
+        self._connection = Connection(address, security)
 
     def begin(
         self, service: str, method: str, request: Any, *, timeout_s: float | None = None

@@ -28,8 +28,9 @@ class Backend:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.client = Client(settings.server, timeout_s=settings.call_timeout_s)
-        self._raw = RawClient(settings.server, timeout_s=settings.call_timeout_s)
+        timeout_s = settings.call_timeout_s
+        self.client = Client(settings.server, timeout_s=timeout_s, **settings.access)
+        self._raw = RawClient(settings.server, timeout_s=timeout_s, **settings.access)
         self._info: tuple[float, ServerInfo] | None = None
         """What the server said, and until when that is fresh."""
         self._asking: asyncio.Task[None] | None = None

@@ -59,6 +59,16 @@ _NEUTRAL: Mapping[str, str] = MappingProxyType(
         "EXPIRED": "The search server did not answer in time; it may be overloaded.",
     }
 )
+# Visitors have no keys: it is the page's own that is not good enough.
+_OF_THE_PAGE: Mapping[str, str] = MappingProxyType(
+    {
+        "KEY_MISSING": "This page has no key for the search server; its operator can give it one.",
+        "KEY_INVALID": "The search server does not take this page's key; its operator must act.",
+        "KEY_EXPIRED": "This page's key has expired; its operator must act.",
+        "SCOPE_MISSING": "This page may not do that.",
+        "COLLECTION_NOT_ALLOWED": "This page may not do that in this collection.",
+    }
+)
 
 
 class BodyTooLarge(errors.ResourceExhausted):
@@ -125,6 +135,7 @@ def body_of(error: LookalikeError) -> dict[str, Any]:
     """Return what is said of an error: code, reason, message, and what else is known."""
     hides_address = "address" in error.metadata
     message = _NEUTRAL.get(error.reason, error.message) if hides_address else error.message
+    message = _OF_THE_PAGE.get(error.reason, message)
     body: dict[str, Any] = {"code": code_of(error), "reason": error.reason, "message": message}
     if error.field:
         body["field"] = error.field

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 MIB = 2**20
 
@@ -13,6 +15,11 @@ class Settings:
 
     server: str = "127.0.0.1:50051"
     """The lookalike server, HOST:PORT."""
+    access: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """How to reach it safely, as `lookalike.client.Client` takes it: api_key, ...
+
+    Whoever reaches the page may do with it what this key may; one that may read will do.
+    """
     names: tuple[str, ...] = ()
     """Host names that browsers may know this page by, besides localhost and addresses.
 

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lookalike.v1 import access_pb2 as lookalike_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lookalike/v1/admin_service.proto\x12\x0clookalike.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n\rVerifyRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0bprobe_count\x18\x02 \x01(\x03\"\xab\x01\n\x0eVerifyResponse\x12\x30\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.VerifyProgressH\x00\x12.\n\x07\x66inding\x18\x02 \x01(\x0b\x32\x1b.lookalike.v1.VerifyFindingH\x00\x12.\n\x07summary\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.VerifySummaryH\x00\x42\x07\n\x05\x65vent\"\\\n\x0eVerifyProgress\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x12\n\ndone_count\x18\x03 \x01(\x03\x12\x13\n\x0btotal_count\x18\x04 \x01(\x03\"\x84\x01\n\rVerifyFinding\x12.\n\x08severity\x18\x01 \x01(\x0e\x32\x1c.lookalike.v1.VerifySeverity\x12\r\n\x05\x63heck\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\x0f\n\x07item_id\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\x8e\x01\n\rVerifySummary\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x18\n\x10\x63ollection_count\x18\x02 \x01(\x05\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x14\n\x0cprobed_count\x18\x04 \x01(\x03\x12\x15\n\rreached_count\x18\x05 \x01(\x03\x12\x15\n\rfinding_count\x18\x06 \x01(\x03\"\x0f\n\rBackupRequest\"}\n\x0e\x42\x61\x63kupResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.lookalike.v1.BackupStartH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.BackupEndH\x00\x42\x07\n\x05\x65vent\"\xa1\x01\n\x0b\x42\x61\x63kupStart\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x16\n\x0e\x66ormat_version\x18\x04 \x01(\x05\x12\x16\n\x0eserver_version\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1b\n\tBackupEnd\x12\x0e\n\x06sha256\x18\x01 \x01(\t*k\n\x0eVerifySeverity\x12\x1f\n\x1bVERIFY_SEVERITY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aVERIFY_SEVERITY_REPAIRABLE\x10\x01\x12\x18\n\x14VERIFY_SEVERITY_LOST\x10\x02\x32\xa6\x01\n\x0c\x41\x64minService\x12J\n\x06Verify\x12\x1b.lookalike.v1.VerifyRequest\x1a\x1c.lookalike.v1.VerifyResponse\"\x03\x90\x02\x01\x30\x01\x12J\n\x06\x42\x61\x63kup\x12\x1b.lookalike.v1.BackupRequest\x1a\x1c.lookalike.v1.BackupResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lookalike/v1/admin_service.proto\x12\x0clookalike.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19lookalike/v1/access.proto\"8\n\rVerifyRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0bprobe_count\x18\x02 \x01(\x03\"\xab\x01\n\x0eVerifyResponse\x12\x30\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.VerifyProgressH\x00\x12.\n\x07\x66inding\x18\x02 \x01(\x0b\x32\x1b.lookalike.v1.VerifyFindingH\x00\x12.\n\x07summary\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.VerifySummaryH\x00\x42\x07\n\x05\x65vent\"\\\n\x0eVerifyProgress\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x12\n\ndone_count\x18\x03 \x01(\x03\x12\x13\n\x0btotal_count\x18\x04 \x01(\x03\"\x84\x01\n\rVerifyFinding\x12.\n\x08severity\x18\x01 \x01(\x0e\x32\x1c.lookalike.v1.VerifySeverity\x12\r\n\x05\x63heck\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\x0f\n\x07item_id\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\x8e\x01\n\rVerifySummary\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x18\n\x10\x63ollection_count\x18\x02 \x01(\x05\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x14\n\x0cprobed_count\x18\x04 \x01(\x03\x12\x15\n\rreached_count\x18\x05 \x01(\x03\x12\x15\n\rfinding_count\x18\x06 \x01(\x03\"\x0f\n\rBackupRequest\"}\n\x0e\x42\x61\x63kupResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.lookalike.v1.BackupStartH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.lookalike.v1.BackupEndH\x00\x42\x07\n\x05\x65vent\"\xa1\x01\n\x0b\x42\x61\x63kupStart\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x16\n\x0e\x66ormat_version\x18\x04 \x01(\x05\x12\x16\n\x0eserver_version\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1b\n\tBackupEnd\x12\x0e\n\x06sha256\x18\x01 \x01(\t*k\n\x0eVerifySeverity\x12\x1f\n\x1bVERIFY_SEVERITY_UNSPECIFIED\x10\x00\x12\x1e\n\x1aVERIFY_SEVERITY_REPAIRABLE\x10\x01\x12\x18\n\x14VERIFY_SEVERITY_LOST\x10\x02\x32\xae\x01\n\x0c\x41\x64minService\x12N\n\x06Verify\x12\x1b.lookalike.v1.VerifyRequest\x1a\x1c.lookalike.v1.VerifyResponse\"\x07\x90\x02\x01\xe8\x92\x19\x04\x30\x01\x12N\n\x06\x42\x61\x63kup\x12\x1b.lookalike.v1.BackupRequest\x1a\x1c.lookalike.v1.BackupResponse\"\x07\x90\x02\x01\xe8\x92\x19\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +34,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.admin_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['Verify']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['Verify']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['Verify']._serialized_options = b'\220\002\001\350\222\031\004'
   _globals['_ADMINSERVICE'].methods_by_name['Backup']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['Backup']._serialized_options = b'\220\002\001'
-  _globals['_VERIFYSEVERITY']._serialized_start=1026
-  _globals['_VERIFYSEVERITY']._serialized_end=1133
-  _globals['_VERIFYREQUEST']._serialized_start=83
-  _globals['_VERIFYREQUEST']._serialized_end=139
-  _globals['_VERIFYRESPONSE']._serialized_start=142
-  _globals['_VERIFYRESPONSE']._serialized_end=313
-  _globals['_VERIFYPROGRESS']._serialized_start=315
-  _globals['_VERIFYPROGRESS']._serialized_end=407
-  _globals['_VERIFYFINDING']._serialized_start=410
-  _globals['_VERIFYFINDING']._serialized_end=542
-  _globals['_VERIFYSUMMARY']._serialized_start=545
-  _globals['_VERIFYSUMMARY']._serialized_end=687
-  _globals['_BACKUPREQUEST']._serialized_start=689
-  _globals['_BACKUPREQUEST']._serialized_end=704
-  _globals['_BACKUPRESPONSE']._serialized_start=706
-  _globals['_BACKUPRESPONSE']._serialized_end=831
-  _globals['_BACKUPSTART']._serialized_start=834
-  _globals['_BACKUPSTART']._serialized_end=995
-  _globals['_BACKUPEND']._serialized_start=997
-  _globals['_BACKUPEND']._serialized_end=1024
-  _globals['_ADMINSERVICE']._serialized_start=1136
-  _globals['_ADMINSERVICE']._serialized_end=1302
+  _globals['_ADMINSERVICE'].methods_by_name['Backup']._serialized_options = b'\220\002\001\350\222\031\004'
+  _globals['_VERIFYSEVERITY']._serialized_start=1053
+  _globals['_VERIFYSEVERITY']._serialized_end=1160
+  _globals['_VERIFYREQUEST']._serialized_start=110
+  _globals['_VERIFYREQUEST']._serialized_end=166
+  _globals['_VERIFYRESPONSE']._serialized_start=169
+  _globals['_VERIFYRESPONSE']._serialized_end=340
+  _globals['_VERIFYPROGRESS']._serialized_start=342
+  _globals['_VERIFYPROGRESS']._serialized_end=434
+  _globals['_VERIFYFINDING']._serialized_start=437
+  _globals['_VERIFYFINDING']._serialized_end=569
+  _globals['_VERIFYSUMMARY']._serialized_start=572
+  _globals['_VERIFYSUMMARY']._serialized_end=714
+  _globals['_BACKUPREQUEST']._serialized_start=716
+  _globals['_BACKUPREQUEST']._serialized_end=731
+  _globals['_BACKUPRESPONSE']._serialized_start=733
+  _globals['_BACKUPRESPONSE']._serialized_end=858
+  _globals['_BACKUPSTART']._serialized_start=861
+  _globals['_BACKUPSTART']._serialized_end=1022
+  _globals['_BACKUPEND']._serialized_start=1024
+  _globals['_BACKUPEND']._serialized_end=1051
+  _globals['_ADMINSERVICE']._serialized_start=1163
+  _globals['_ADMINSERVICE']._serialized_end=1337
 # @@protoc_insertion_point(module_scope)

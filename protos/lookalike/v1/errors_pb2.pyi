@@ -122,6 +122,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DATA_LOSS: the stored data is damaged; the operator must act."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 49
     """INTERNAL: a defect of the server; the message has a request id for its log."""
+    ERROR_REASON_KEY_MISSING: _ErrorReason.ValueType  # 70
+    """UNAUTHENTICATED: this server asks for an API key, and the call has none."""
+    ERROR_REASON_KEY_INVALID: _ErrorReason.ValueType  # 71
+    """UNAUTHENTICATED: no key of this server, or one that was revoked."""
+    ERROR_REASON_KEY_EXPIRED: _ErrorReason.ValueType  # 72
+    """UNAUTHENTICATED: a key whose time has run out."""
+    ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 73
+    """PERMISSION_DENIED: a key that may do less than this call needs."""
+    ERROR_REASON_COLLECTION_NOT_ALLOWED: _ErrorReason.ValueType  # 74
+    """PERMISSION_DENIED: a key for other collections."""
+    ERROR_REASON_IMAGE_TOO_COSTLY: _ErrorReason.ValueType  # 80
+    """INVALID_ARGUMENT: a picture that takes too much time or memory to decode."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why something failed, for programs.
@@ -233,4 +245,16 @@ ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 48
 """DATA_LOSS: the stored data is damaged; the operator must act."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 49
 """INTERNAL: a defect of the server; the message has a request id for its log."""
+ERROR_REASON_KEY_MISSING: ErrorReason.ValueType  # 70
+"""UNAUTHENTICATED: this server asks for an API key, and the call has none."""
+ERROR_REASON_KEY_INVALID: ErrorReason.ValueType  # 71
+"""UNAUTHENTICATED: no key of this server, or one that was revoked."""
+ERROR_REASON_KEY_EXPIRED: ErrorReason.ValueType  # 72
+"""UNAUTHENTICATED: a key whose time has run out."""
+ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 73
+"""PERMISSION_DENIED: a key that may do less than this call needs."""
+ERROR_REASON_COLLECTION_NOT_ALLOWED: ErrorReason.ValueType  # 74
+"""PERMISSION_DENIED: a key for other collections."""
+ERROR_REASON_IMAGE_TOO_COSTLY: ErrorReason.ValueType  # 80
+"""INVALID_ARGUMENT: a picture that takes too much time or memory to decode."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lookalike.v1 import access_pb2 as lookalike_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lookalike/v1/system_service.proto\x12\x0clookalike.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xc6\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x62\x61\x63kends\x18\x03 \x03(\t\x12$\n\x06limits\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Limits\x12\x15\n\rdefault_model\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\r\n\x05ready\x18\x07 \x01(\x08\"\xd5\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12\x18\n\x10max_search_limit\x18\x05 \x01(\x05\x12\x1a\n\x12max_metadata_bytes\x18\x06 \x01(\x05\x12\x13\n\x0bmax_uploads\x18\x07 \x01(\x05\x12\x1a\n\x12max_search_streams\x18\x08 \x01(\x05\x32n\n\rSystemService\x12]\n\rGetServerInfo\x12\".lookalike.v1.GetServerInfoRequest\x1a#.lookalike.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lookalike/v1/system_service.proto\x12\x0clookalike.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19lookalike/v1/access.proto\"\x16\n\x14GetServerInfoRequest\"\xc6\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x62\x61\x63kends\x18\x03 \x03(\t\x12$\n\x06limits\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Limits\x12\x15\n\rdefault_model\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\r\n\x05ready\x18\x07 \x01(\x08\"\xd5\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12\x18\n\x10max_search_limit\x18\x05 \x01(\x05\x12\x1a\n\x12max_metadata_bytes\x18\x06 \x01(\x05\x12\x13\n\x0bmax_uploads\x18\x07 \x01(\x05\x12\x1a\n\x12max_search_streams\x18\x08 \x01(\x05\x32r\n\rSystemService\x12\x61\n\rGetServerInfo\x12\".lookalike.v1.GetServerInfoRequest\x1a#.lookalike.v1.GetServerInfoResponse\"\x07\x90\x02\x01\xe8\x92\x19\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +34,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.system_service
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SYSTEMSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
-  _globals['_SYSTEMSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001'
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=84
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=106
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=109
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=307
-  _globals['_LIMITS']._serialized_start=310
-  _globals['_LIMITS']._serialized_end=523
-  _globals['_SYSTEMSERVICE']._serialized_start=525
-  _globals['_SYSTEMSERVICE']._serialized_end=635
+  _globals['_SYSTEMSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001\350\222\031\002'
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=111
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=133
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=136
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=334
+  _globals['_LIMITS']._serialized_start=337
+  _globals['_LIMITS']._serialized_end=550
+  _globals['_SYSTEMSERVICE']._serialized_start=552
+  _globals['_SYSTEMSERVICE']._serialized_end=666
 # @@protoc_insertion_point(module_scope)

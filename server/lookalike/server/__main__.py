@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from lookalike.server.keys_commands import keys_app
+
 if TYPE_CHECKING:
     from lookalike.server.config import Flags, Loaded
 
@@ -38,6 +40,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(keys_app, name="keys")
 
 _ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with settings.")
@@ -62,6 +65,23 @@ _Engine = Annotated[str | None, typer.Option(metavar="NAME", help='"local", or a
 _Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help='"auto", "cpu", "cuda" or "cuda:N".')
 ]
+_Keys = Annotated[
+    str | None, typer.Option("--keys", metavar="FILE", help="API keys; callers need one of them.")
+]
+_TlsCertificate = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Speak TLS with this certificate (PEM).")
+]
+_TlsKey = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The certificate's private key (PEM).")
+]
+_TlsClientCa = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Let in only clients with a certificate of this CA (PEM)."),
+]
+_Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Let other machines reach it without TLS or without keys."),
+]
 _LogLevel = Annotated[
     str | None, typer.Option(metavar="LEVEL", help="debug, info, warning, error.")
 ]
@@ -79,6 +99,11 @@ def serve(
     engine: _Engine = None,
     config: _ConfigFile = None,
     device: _Device = None,
+    keys: _Keys = None,
+    tls_certificate: _TlsCertificate = None,
+    tls_key: _TlsKey = None,
+    tls_client_ca: _TlsClientCa = None,
+    insecure: _Insecure = False,
     log_level: _LogLevel = None,
     log_format: _LogFormat = None,
 ) -> None:
@@ -90,6 +115,11 @@ def serve(
             "data.read_only": "true" if read_only else None,
             "index.backend": index,
             "engine.name": engine,
+            "access.keys_file": keys,
+            "access.insecure": "true" if insecure else None,
+            "tls.certificate": tls_certificate,
+            "tls.key": tls_key,
+            "tls.client_ca": tls_client_ca,
             "log.level": log_level,
             "log.format": log_format,
         },

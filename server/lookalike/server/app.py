@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
-from lookalike.backends.errors import LookalikeError
+from lookalike.backends.errors import FailedPrecondition, LookalikeError
 from lookalike.backends.files import Files, NoFiles
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
@@ -21,6 +22,7 @@ from lookalike.server.embedding import Embedding
 from lookalike.server.explain import Explainer
 from lookalike.server.export import Exporter
 from lookalike.server.facets import Facets
+from lookalike.server.images import Allowance, Decode, Workers, decode
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
 from lookalike.server.judging import Calibrations, Judge
@@ -29,11 +31,14 @@ from lookalike.server.models import Models
 from lookalike.server.pictures import Pictures
 from lookalike.server.recall import Recalls
 from lookalike.server.reembed import Reembed
+from lookalike.server.rpc.access import Keys, KeysFile
 from lookalike.server.rpc.server import Domain, Front, check_address
 from lookalike.server.rpc.system import ServerFacts
+from lookalike.server.rpc.tls import Tls, TlsFiles
 from lookalike.server.searcher import Searcher
 from lookalike.server.store import ReadOnlyStore, Store
 from lookalike.server.verifying import Verifier
+from lookalike.server.watching import FileWatch
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +85,10 @@ class App:
 
     def _start(self) -> str:
         config = self._config
+        _check_open(config)
         check_address(config.server.listen)
         engines.resolve(config.engine.name)
+        keys, tls = self._keys(), self._tls()
         files = NoFiles() if config.data.read_only else Files(config.data.min_free_bytes)
         store = self._open_store(files)
         self._closing.callback(store.close)
@@ -90,19 +97,41 @@ class App:
             domain,
             threads=config.server.threads,
             default_deadline_s=config.server.default_deadline_s,
+            keys=keys,
+            credentials=tls.credentials() if tls is not None else None,
         )
         library.start()
         address = front.start(config.server.listen)
         follower = threading.Thread(target=self._follow, args=(library, front), name="readiness")
         follower.start()
         self._closing.callback(follower.join)
-        if not is_loopback(config.server.listen):
+        if lacking := _lacking(config):
             _log.warning(
-                "open to other machines, without encryption or passwords: whoever reaches "
-                "address=%s may read and change everything",
-                address,
+                "open to other machines without %s: address=%s", " and ".join(lacking), address
             )
         return address
+
+    def _keys(self) -> Keys | None:
+        """Return the keys that callers need, kept as their file has them."""
+        if not self._config.access.keys_file:
+            return None
+        file = KeysFile(Path(self._config.access.keys_file), self._clock)
+        self._closing.callback(file.close)
+        file.start()
+        return file.keys
+
+    def _tls(self) -> Tls | None:
+        """Return the certificates to listen with, kept as their files have them."""
+        section = self._config.tls
+        if not section.certificate:
+            return None
+        client_ca = Path(section.client_ca) if section.client_ca else None
+        files = TlsFiles(Path(section.certificate), Path(section.key), client_ca)
+        watch = FileWatch(files.paths, lambda: tls.reload())
+        tls = Tls(files)
+        self._closing.callback(watch.close)
+        watch.start()
+        return tls
 
     def _open_store(self, files: Files) -> Store:
         folder = self._config.data.path
@@ -137,7 +166,8 @@ class App:
         closing.callback(library.close)
         closing.callback(models.close)
         auto.check(default_index, models.get("").dim)
-        pictures = Pictures(limits, threads=len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        pictures = Pictures(limits, threads=cores, decode=self._decoder(cores))
         closing.callback(pictures.close)
         embedding, judge = Embedding(models, pictures), Judge()
         jobs = Jobs(library, store, Reembed(store, models, pictures), clock=self._clock)
@@ -168,6 +198,21 @@ class App:
         )
         return domain, library
 
+    def _decoder(self, cores: int) -> Decode:
+        """Start the processes that decode pictures; without any it is done here."""
+        chosen, limits = self._config.decode.workers, self._config.limits
+        count = cores if chosen == "auto" else chosen
+        if count == 0:
+            return decode
+        allowance = Allowance(
+            cpu_s=limits.max_decode_ms / 1e3,
+            wall_s=limits.max_decode_ms / 200,
+            memory_bytes=limits.max_decode_bytes,
+        )
+        workers = Workers(count, allowance, here_pixels=self._config.decode.here_pixels)
+        self._closing.callback(workers.close)
+        return workers.decode
+
     def _follow(self, library: Library, front: Front) -> None:
         """Tell health checks, and whoever waits, when the library is ready."""
         while not self._stopping.is_set():
@@ -175,6 +220,26 @@ class App:
                 front.set_ready()
                 self._ready.set()
                 return
+
+
+def _lacking(config: Config) -> list[str]:
+    """Return what a server that other machines can reach should have and has not."""
+    if is_loopback(config.server.listen):
+        return []
+    tls = [] if config.tls.certificate else ["TLS"]
+    return tls if config.access.keys_file else [*tls, "API keys"]
+
+
+def _check_open(config: Config) -> None:
+    """Raise FailedPrecondition rather than be open to other machines by accident."""
+    lacking = _lacking(config)
+    if lacking and not config.access.insecure:
+        raise FailedPrecondition(
+            f"{config.server.listen} can be reached by other machines, and without "
+            f"{' and '.join(lacking)} they may read or change everything. Give "
+            "--tls-certificate, --tls-key and --keys (made by lookalike keys create), or "
+            "--listen 127.0.0.1:50051 for this machine alone; --insecure listens all the same."
+        )
 
 
 def _backends(default: str) -> Sequence[str]:

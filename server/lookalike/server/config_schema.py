@@ -6,9 +6,17 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lookalike.backends.embed.base import EmbedderOptions
@@ -84,6 +92,42 @@ class DataSection(_Section):
     store more is refused with DISK_FULL. 0: none."""
     read_only: bool = False
     """Serve what is there and write nothing into the folder, which may be mounted read-only."""
+
+
+def _expanded(text: str) -> str:
+    return str(Path(text).expanduser()) if text else ""
+
+
+_File = Annotated[str, AfterValidator(_expanded)]
+
+
+class AccessSection(_Section):
+    """Who may call. Without keys, whoever reaches the server may do everything."""
+
+    keys_file: _File = ""
+    """The file of API keys, which `lookalike keys create` makes. Callers need one of them.
+    It is read again when it changes."""
+    insecure: bool = False
+    """Listen on an address that other machines reach without TLS and keys."""
+
+
+class TlsSection(_Section):
+    """Encryption. The files are in PEM, and read again when they change."""
+
+    certificate: _File = ""
+    """The server's certificate, then those that lead to a root. With `key`: speak TLS."""
+    key: _File = ""
+    """The certificate's private key, without a password."""
+    client_ca: _File = ""
+    """Roots of certificates that clients must have (mutual TLS)."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key come together")
+        if self.client_ca and not self.certificate:
+            raise ValueError("client_ca needs certificate and key")
+        return self
 
 
 class ModelTable(_Section):
@@ -162,6 +206,17 @@ class EngineSection(_Section):
     """Settings that only this engine knows."""
 
 
+class DecodeSection(_Section):
+    """Where pictures are decoded: in processes that one may end without harm to the server."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    """Processes at most; "auto": one for each core. 0: in the server itself, behind the limits
+    alone, where all pictures are your own."""
+    here_pixels: Annotated[int, Field(ge=0)] = 2**20
+    """A PNG or a plain JPEG of at most so many pixels is decoded in the server all the same: the
+    way to a process and back costs as much as the work. 0: none."""
+
+
 class LogSection(_Section):
     """What is said on stderr."""
 
@@ -189,11 +244,14 @@ class Config(BaseSettings):
     )
 
     server: ServerSection = ServerSection()
+    access: AccessSection = AccessSection()
+    tls: TlsSection = TlsSection()
     data: DataSection
     models: ModelsSection = ModelsSection()
     index: IndexSection = IndexSection()
     engine: EngineSection = EngineSection()
     limits: Annotated[Limits, BeforeValidator(_known_limits)] = Limits()
+    decode: DecodeSection = DecodeSection()
     log: LogSection = LogSection()
 
     @classmethod

@@ -18,6 +18,12 @@ class Limits:
     """Bytes of one image file, whole or in chunks."""
     max_image_pixels: int = 100_000_000
     """Width times height of a picture."""
+    max_decode_ms: int = 2000
+    """Milliseconds of processor time that decoding a picture may take, and five times that by the
+    clock; for one of over 40 megapixels more in proportion. Decoding processes only."""
+    max_decode_bytes: int = 2**30
+    """Bytes of memory that decoding a picture may take; pictures of max_image_pixels need up to 9
+    a pixel. Decoding processes only."""
     max_batch_size: int = 256
     """Items, inputs or queries of one unary request."""
     max_upload_batch: int = 1024

@@ -13,7 +13,7 @@ import numpy as np
 from lookalike.backends.errors import InvalidArgument
 from lookalike.backends.types import RgbImage
 from lookalike.server.domain import Region
-from lookalike.server.images import Decoded, decode, thumbnail
+from lookalike.server.images import Decode, Decoded, decode, thumbnail
 from lookalike.server.limits import Limits
 from lookalike.server.models import LoadedModel
 from lookalike.server.work_pool import WorkPool
@@ -33,8 +33,9 @@ class Pictures:
     reading scales with the threads.
     """
 
-    def __init__(self, limits: Limits, *, threads: int) -> None:
+    def __init__(self, limits: Limits, *, threads: int, decode: Decode = decode) -> None:
         self._limits = limits
+        self._decode = decode
         self._pool = WorkPool(threads, max_waiting=limits.embed_queue_items, name="picture")
 
     def submit(
@@ -50,14 +51,14 @@ class Pictures:
         whether it is stored or searched with. A part keeps as many pixels as the
         model wants of a whole picture; `width` and `height` are those of the whole.
 
-        Raises ImageUndecodable, ImageFormatUnsupported, ImageTooLarge, and
-        InvalidArgument (field "region") for a part of less than 16 pixels a side.
+        Raises what decoding raises, and InvalidArgument (field "region") for a part of
+        less than 16 pixels a side.
         """
         wanted = THUMBNAIL_SIDE if model is None else model.decode_side
         side = max(wanted, THUMBNAIL_SIDE) if wanted else 0
         if region is not None:
             side = math.ceil(side / min(region.width, region.height))
-        picture = decode(data, max_pixels=self._limits.max_image_pixels, side=side)
+        picture = self._decode(data, max_pixels=self._limits.max_image_pixels, side=side)
         if region is None:
             return picture
         return replace(picture, image=_cut(picture, region))

@@ -17,10 +17,10 @@ def main() -> None:
 
 
 def run(args: list[str]) -> int:
-    """Run one command; return its exit code. `serve`, `config` and `restore` do not come back."""
+    """Run one command; return its exit code. the server's own do not come back."""
 
     def command() -> int | None:
-        if args and args[0] in ("serve", "config", "restore"):
+        if args and args[0] in ("serve", "config", "restore", "keys"):
             from lookalike.client.cli.serve import hand_over
 
             hand_over(args)

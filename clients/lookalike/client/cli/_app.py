@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lookalike.client.cli import (
+    _access,
     backup,
     collections,
     demo,
@@ -56,7 +57,18 @@ def make_app() -> typer.Typer:
         demo,
     ):
         module.add_to(app)
+    _add_access(app)
     return app
+
+
+def _add_access(app: typer.Typer) -> None:
+    """Give every command that calls a server the options to do so safely."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _access.with_access(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _add_access(group.typer_instance)
 
 
 def _root(

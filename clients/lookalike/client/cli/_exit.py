@@ -11,6 +11,9 @@ from lookalike.client.errors import (
     CollectionNotFound,
     FileUnreadable,
     FilterInvalid,
+    KeyExpired,
+    KeyInvalid,
+    KeyMissing,
     LookalikeError,
     NotFound,
     ServerUnavailable,
@@ -87,6 +90,8 @@ def _with_cure(error: LookalikeError) -> str:
         )
     if isinstance(error, CollectionNotFound):
         return f"{error.message}\nto make one: lookalike collections create NAME"
+    if isinstance(error, KeyMissing | KeyInvalid | KeyExpired):
+        return f"{error.message}\nto make one, where the server runs: lookalike keys create"
     return error.message
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from lookalike.client.cli import _settings
+from lookalike.client.cli import _access, _settings
 from lookalike.client.cli._exit import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def connect(server: str) -> Client:
     """Return a client of the server that was meant."""
     from lookalike.client import Client
 
-    return Client(_settings.address(server))
+    return Client(_settings.address(server), **_settings.access(_access.given()))
 
 
 def where_or_none(where: str) -> str | None:

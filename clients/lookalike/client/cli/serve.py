@@ -1,4 +1,4 @@
-"""`lookalike serve`, `config` and `restore`: the server's own commands, run in its place."""
+"""`lookalike serve`, `config`, `keys` and `restore`: the server's own commands, run in its place."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ _PAGE_HELP = """\
    --web                    Show the page too, on http://127.0.0.1:8080/.
    --web-listen HOST:PORT   Show it there; port 0: any free.
    --web-name HOST          A host name that browsers know it by; may be repeated.
+   --web-api-key-file FILE  The key that it calls the server with; one that may read will do.
+   --web-ca FILE            The CA of the server's certificate; also --web-server-name,
+                            --web-client-certificate and --web-client-key.
+   --web-server ADDRESS     The server by another address than the one it listens on.
+ --insecure lets other machines reach the page as well, if --web-listen does.
 """
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -27,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands. Which options there are is the server's to say."""
     app.command("serve", context_settings=_PASS_ON, rich_help_panel="Server")(serve)
     app.command("config", context_settings=_PASS_ON, rich_help_panel="Server")(config)
+    app.command("keys", context_settings=_PASS_ON, rich_help_panel="Server")(keys)
     app.command("restore", context_settings=_PASS_ON, rich_help_panel="Keeping")(restore)
 
 
@@ -38,6 +44,11 @@ def serve(context: typer.Context) -> None:
 def config(context: typer.Context) -> None:
     """Show the server's configuration: `config show --origin` says whence it comes."""
     hand_over(["config", *context.args])
+
+
+def keys(context: typer.Context) -> None:
+    """Make, list and revoke API keys. `lookalike keys --help` lists the commands."""
+    hand_over(["keys", *context.args])
 
 
 def restore(context: typer.Context) -> None:
@@ -58,12 +69,12 @@ def hand_over(args: list[str]) -> NoReturn:
         )
     from lookalike.client.cli.web import serve_with_page, take_web_options
 
-    has_page, listen, names = False, "", list[str]()
+    page = None
     if args[0] == "serve":
-        args, has_page, listen, names = take_web_options(args)
+        args, page = take_web_options(args)
     command = [sys.executable, "-m", "lookalike.server", *args]
-    if has_page:
-        sys.exit(serve_with_page(command, listen, names))
+    if page is not None:
+        sys.exit(serve_with_page(command, page))
     sys.stdout.flush()
     sys.stderr.flush()
     if args[0] == "serve" and {"-h", "--help"} & set(args):

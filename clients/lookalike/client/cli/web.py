@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
-from lookalike.client.cli import _options, _settings
+from lookalike.client.cli import _access, _options, _settings
 from lookalike.client.cli._exit import UsageError
 from lookalike.client.errors import FailedPrecondition
 from lookalike.client.local_server import READY_LINE
@@ -24,6 +25,17 @@ from lookalike.client.local_server import READY_LINE
 DEFAULT_LISTEN = "127.0.0.1:8080"
 _NEEDED = ("lookalike.web", "starlette", "uvicorn", "jinja2", "python_multipart")
 """What the page cannot start without; looked up, never imported."""
+_PAGE_OPTIONS = (
+    "listen",
+    "name",
+    "server",
+    "api-key-file",
+    "ca",
+    "client-certificate",
+    "client-key",
+    "server-name",
+)
+"""What `serve` takes of the page, each with --web- before it."""
 _STOP_S = 12.0
 """The page itself takes up to 10 s to finish what is under way."""
 
@@ -44,16 +56,22 @@ def web(
             show_default=False,
         ),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines reach it; it has no login.")
+    ] = False,
     server: _options.Server = "",
 ) -> NoReturn:
     """Show a page to search with pictures, and answer JSON over HTTP, for a server."""
-    command = page_command(_settings.address(server), listen, name or [])
+    options = ["--listen", listen, *_repeated("--name", name or [])]
+    for option, value in _access.given().items():
+        options += [f"--{option.replace('_', '-')}", value] if value else []
+    command = page_command(_settings.address(server), options, insecure=insecure)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(command[0], command)
 
 
-def page_command(server: str, listen: str, names: list[str]) -> list[str]:
+def page_command(server: str, options: list[str], *, insecure: bool) -> list[str]:
     """Return the command line of the page's process; FailedPrecondition if it is missing."""
     missing = [one for one in _NEEDED if importlib.util.find_spec(one) is None]
     if missing:
@@ -61,17 +79,31 @@ def page_command(server: str, listen: str, names: list[str]) -> list[str]:
             f"the page is not installed here ({', '.join(missing)} missing); "
             "install it with: pip install 'lookalike[web]'"
         )
-    command = [sys.executable, "-m", "lookalike.web", "--server", server, "--listen", listen]
-    return [*command, *(part for one in names for part in ("--name", one))]
+    command = [sys.executable, "-m", "lookalike.web", "--server", server, *options]
+    return [*command, "--insecure"] if insecure else command
 
 
-def take_web_options(args: list[str]) -> tuple[list[str], bool, str, list[str]]:
-    """Take --web, --web-listen and --web-name out of the arguments of `serve`.
+@dataclass(frozen=True)
+class PageOptions:
+    """What `serve` was told about the page."""
 
-    Returns the other arguments, whether the page is wanted, and the two options' values.
+    server: str
+    """The server's address for the page; empty: where it listens."""
+    options: list[str]
+    insecure: bool
+
+
+def _repeated(option: str, values: list[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]
+
+
+def take_web_options(args: list[str]) -> tuple[list[str], PageOptions | None]:
+    """Take --web and the options that begin so out of the arguments of `serve`.
+
+    Returns the other arguments, and what is said of the page; None if it is not wanted.
     """
     rest: list[str] = []
-    values: dict[str, list[str]] = {"--web-listen": [], "--web-name": []}
+    values: dict[str, list[str]] = {f"--web-{name}": [] for name in _PAGE_OPTIONS}
     is_wanted = False
     left = iter(args)
     for arg in left:
@@ -87,17 +119,25 @@ def take_web_options(args: list[str]) -> tuple[list[str], bool, str, list[str]]:
             is_wanted = True
         else:
             rest.append(arg)
-    return rest, is_wanted, (values["--web-listen"] or [DEFAULT_LISTEN])[-1], values["--web-name"]
+    if not is_wanted:
+        return rest, None
+    server = values.pop("--web-server")
+    options = [
+        part
+        for option, given in values.items()
+        for part in _repeated(option.replace("--web-", "--"), given)
+    ]
+    return rest, PageOptions((server or [""])[-1], options, "--insecure" in rest)
 
 
-def serve_with_page(server: list[str], listen: str, names: list[str]) -> int:
+def serve_with_page(server: list[str], page_options: PageOptions) -> int:
     """Run a server and the page for it; return the server's exit code.
 
     This process stays the parent of both. SIGTERM and SIGINT go to the server, which ends
     as it would alone; the page ends with the server, or when this process is gone. A page
     that ends by itself does not take the server along.
     """
-    page_command("", listen, names)  # fails now rather than once the server is up
+    page_command("", [], insecure=False)  # fails now rather than once the server is up
     asked: list[int] = []
     children: list[subprocess.Popen[str]] = []
 
@@ -119,11 +159,20 @@ def serve_with_page(server: list[str], listen: str, names: list[str]) -> int:
         print(line, end="", flush=True)
         ready = READY_LINE.match(line)
         if ready is not None and page is None:
-            page = _Page(page_command(ready["address"], listen, names))
+            address = page_options.server or _reachable(ready["address"])
+            page = _Page(
+                page_command(address, page_options.options, insecure=page_options.insecure)
+            )
     code = child.wait()
     if page is not None:
         page.stop()
     return code if code >= 0 else 128 - code
+
+
+def _reachable(address: str) -> str:
+    """Return where a server that listens on all addresses is found from this machine."""
+    host, _, port = address.rpartition(":")
+    return f"{ {'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}.get(host, host) }:{port}"
 
 
 class _Page:

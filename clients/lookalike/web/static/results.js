@@ -153,7 +153,7 @@ function fail(error) {
   clear();
   $("nothing").hidden = true;
   $("found-meta").textContent = "";
-  const lasting = ["IMAGE_UNDECODABLE", "IMAGE_FORMAT_UNSUPPORTED", "IMAGE_TOO_LARGE", "ITEM_NOT_FOUND"];
+  const lasting = ["IMAGE_UNDECODABLE", "IMAGE_FORMAT_UNSUPPORTED", "IMAGE_TOO_LARGE", "IMAGE_TOO_COSTLY", "ITEM_NOT_FOUND"];
   tell(error.message, !lasting.includes(error.reason));
 }
 

@@ -35,7 +35,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from lookalike.backends.errors import ImageTooLarge, LookalikeError
+from lookalike.backends.errors import ImageTooCostly, ImageTooLarge, LookalikeError
 from lookalike.backends.types import RgbImage
 from lookalike.server.images import header
 from lookalike.server.images._parts import exif_orientation, undecodable
@@ -85,20 +85,54 @@ def decode(data: bytes, *, max_pixels: int, side: int = 0) -> Decoded:
     With `side` > 0 a picture of more than twice that is shrunk by whole factors while
     its shorter side keeps at least `side` pixels; 0 keeps the full size. Any thread.
 
-    Raises ImageUndecodable, ImageFormatUnsupported or ImageTooLarge (more than
-    `max_pixels` pixels, fewer for formats that need much memory), nothing else.
+    Raises ImageUndecodable, ImageFormatUnsupported, ImageTooLarge (more than `max_pixels`
+    pixels, fewer for formats that need much memory) or ImageTooCostly, nothing else.
     """
     head = header.read(data, max_pixels)
+    with turn(head):
+        return decode_essence(head, side)
+
+
+def decode_essence(
+    head: header.Header, side: int, room: Callable[[tuple[int, int, int]], RgbImage] | None = None
+) -> Decoded:
+    """Return the picture of a header that was read; `room` gives the array for its pixels.
+
+    Raises ImageUndecodable, ImageTooLarge, ImageTooCostly, nothing else.
+    """
     try:
-        with _turn(head):
-            return _decode(head, side)
+        return _decode(head, side, room or _new)
     except LookalikeError:
         raise
+    except MemoryError:
+        raise too_costly(head.format, "memory") from None
     except Exception as error:
         # The library raises a zoo: OSError, SyntaxError, ValueError, struct.error, EOFError,
-        # KeyError, OverflowError, MemoryError, ... All mean that the bytes are at fault.
+        # KeyError, OverflowError, ... All mean that the bytes are at fault.
         _log.debug("a %s was refused by the library: %s", head.format, type(error).__name__)
-        raise undecodable(f"is a damaged or unusual {head.format} file") from None
+        raise damaged(head.format) from None
+
+
+def damaged(kind: str) -> LookalikeError:
+    """Return the error for bytes that the library refused."""
+    return undecodable(f"is a damaged or unusual {kind} file")
+
+
+def too_costly(kind: str, what: str) -> LookalikeError:
+    """Return the error for a picture that takes too much of `what`: "time", "memory"."""
+    return ImageTooCostly(
+        f"This {kind} takes more {what} to decode than pictures may. Save it again, smaller.",
+        resource=what,
+    )
+
+
+def larger_than_said(width: int, height: int) -> LookalikeError:
+    """Return the error for a picture of more pixels than its header declares."""
+    return ImageTooLarge(
+        f"The image is {width} x {height} pixels, more than its header says. Save it again.",
+        width=width,
+        height=height,
+    )
 
 
 def thumbnail(image: RgbImage) -> bytes:
@@ -111,21 +145,23 @@ def thumbnail(image: RgbImage) -> bytes:
     return out.getvalue()
 
 
-def _turn(head: header.Header) -> AbstractContextManager[object]:
+def turn(head: header.Header) -> AbstractContextManager[object]:
+    """Wait until no other picture that takes much memory is being decoded."""
     cost = head.width * head.height * head.bytes_per_pixel
     return _one_big_at_a_time if cost > _BIG_BYTES else nullcontext()
 
 
-def _decode(head: header.Header, side: int) -> Decoded:
+def _new(shape: tuple[int, int, int]) -> RgbImage:
+    return np.empty(shape, np.uint8)
+
+
+def _decode(
+    head: header.Header, side: int, room: Callable[[tuple[int, int, int]], RgbImage]
+) -> Decoded:
     with _OPEN[head.format](io.BytesIO(head.essence)) as opened:
         width, height = opened.size
         if width * height > head.width * head.height:
-            raise ImageTooLarge(
-                f"The image is {width} x {height} pixels, more than its header says. "
-                "Save it again.",
-                width=width,
-                height=height,
-            )
+            raise larger_than_said(width, height)
         orientation = head.orientation
         if head.format == "AVIF":
             # The library reports rotation and mirroring as if they were EXIF.
@@ -133,11 +169,16 @@ def _decode(head: header.Header, side: int) -> Decoded:
         if side > 0:
             opened.draft(None, (side, side))
         opened.load()
-        pixels = _rgb(opened, head.bits, _factor(opened.size, side))
+        direct = orientation == 1
+        pixels = _rgb(opened, head.bits, _factor(opened.size, side), room if direct else _new)
     if orientation >= 5:
         width, height = height, width
-    upright = np.ascontiguousarray(_turned(pixels, orientation))
-    return Decoded(upright, width, height, f"image/{head.format.lower()}")
+    if not direct:
+        turned = _turned(pixels, orientation)
+        rows, columns, _ = turned.shape
+        pixels = room((rows, columns, 3))
+        pixels[:] = turned
+    return Decoded(pixels, width, height, f"image/{head.format.lower()}")
 
 
 def _factor(size: tuple[int, int], side: int) -> int:
@@ -155,10 +196,12 @@ def _turned(pixels: RgbImage, orientation: int) -> RgbImage:
     return pixels
 
 
-def _rgb(image: Image.Image, bits: int, factor: int) -> RgbImage:
+def _rgb(
+    image: Image.Image, bits: int, factor: int, room: Callable[[tuple[int, int, int]], RgbImage]
+) -> RgbImage:
     """Return (ceil(h / factor), ceil(w / factor), 3) uint8; works in bands to save memory."""
     width, height = image.size
-    out = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    out = room((-(-height // factor), -(-width // factor), 3))
     convert = _converter(image, bits)
     for top, band in _bands(image, factor):
         flat = convert(band)

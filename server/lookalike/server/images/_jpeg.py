@@ -17,6 +17,7 @@ _MAX_SEGMENTS = 20_000
 
 _SOI, _EOI, _SOS, _APP0, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset({0xC0, 0xC1})  # coded by Huffman
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})  # Huffman, arithmetic, quantisation, restart
 _BARE = frozenset({0x00, 0x01, _SOI, *range(0xD0, 0xD8)})  # no length follows
@@ -102,6 +103,7 @@ def _header(
         max(4, 2 * _samples(body, components) + 1) if many else 4,
         orientation,
         scans,
+        simple=marker in _SEQUENTIAL and not many,
     )
 
 

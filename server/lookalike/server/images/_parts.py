@@ -32,6 +32,9 @@ class Header:
     """Passes over the whole picture that the file asks for (JPEG)."""
     bits: int = 8
     """Of one grey sample, where that is needed to scale it (TIFF)."""
+    simple: bool = False
+    """PNG, or JPEG in one sequential scan coded by Huffman: little code decodes it, in time
+    and memory that the header tells."""
 
 
 def undecodable(what: str) -> ImageUndecodable:

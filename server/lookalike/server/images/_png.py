@@ -38,7 +38,8 @@ def read(data: bytes) -> Header:
     essence = b"".join([*kept, size, b"IDAT", *pixels, b"\0\0\0\0", _IEND])
     grey = colour in (0, 3) and depth <= 8
     wide = 2 if colour == 0 else 4
-    return Header("PNG", width, height, essence, 1 if grey else wide, orientation)
+    per_pixel = 1 if grey else wide
+    return Header("PNG", width, height, essence, per_pixel, orientation, simple=True)
 
 
 def _ihdr(data: bytes) -> tuple[int, ...]:

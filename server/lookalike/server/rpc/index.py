@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import grpc
 
-from lookalike.backends.errors import InvalidArgument
+from lookalike.backends.errors import CollectionNotFound, InvalidArgument
 from lookalike.backends.types import IndexSpec, Metric
-from lookalike.server.domain import Item, View
+from lookalike.server.domain import CollectionInfo, Item, View
 from lookalike.server.limits import Limits
+from lookalike.server.rpc.access import Keys
 from lookalike.server.rpc.export import send_export
 from lookalike.server.rpc.interceptors import deadline_of
 from lookalike.server.rpc.paging import page_size, read_token, write_token
@@ -59,6 +61,7 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         exporter: Exporter,
         default_index: IndexSpec,
         default_deadline_s: float,
+        keys: Keys | None = None,
     ) -> None:
         self._library = library
         self._ingest = ingest
@@ -69,6 +72,7 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         self._exporter = exporter
         self._default_index = default_index
         self._default_deadline_s = default_deadline_s
+        self._keys = keys
 
     # ------------------------------------------------------------ collections
 
@@ -94,13 +98,27 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
     ) -> pb.ListCollectionsResponse:
         """List the collections by name."""
         size = page_size(request, self._limits)
-        found = self._library.list_collections(read_token(request), size + 1)
+        found = self._visible(read_token(request), size + 1, context)
         page = found[:size]
         more = len(found) > size
         return pb.ListCollectionsResponse(
             collections=[write_collection(info) for info in page],
             next_page_token=write_token(request, page[-1].record.config.name) if more else "",
         )
+
+    def _visible(
+        self, after: str, count: int, context: grpc.ServicerContext
+    ) -> list[CollectionInfo]:
+        """Return the collections that a caller's key is for, by name, `count` at most."""
+        names = self._keys.collections(context.invocation_metadata()) if self._keys else None
+        if names is None:
+            return self._library.list_collections(after, count)
+        found: list[CollectionInfo] = []
+        for name in sorted(name for name in names if name > after):
+            if len(found) < count:
+                with suppress(CollectionNotFound):
+                    found.append(self._library.describe(name))
+        return found
 
     def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: grpc.ServicerContext

@@ -220,7 +220,7 @@ class _Call:
         self._request = request
         self._started = time.monotonic()
         self._items = 0
-        self.request_id = _request_id(context)
+        self.request_id = request_id_of(context)
         context.set_trailing_metadata(((REQUEST_ID, self.request_id),))
 
     def count(self, message: Message) -> None:
@@ -314,7 +314,7 @@ def _only_reads(method: str) -> bool:
     return bool(options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS)
 
 
-def _request_id(context: grpc.ServicerContext) -> str:
+def request_id_of(context: grpc.ServicerContext) -> str:
     """Return the caller's own id if it is fit for a log line, or a new one."""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID and isinstance(value, str) and _CLEAN_ID.fullmatch(value):

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from lookalike.backends.errors import FailedPrecondition
 from lookalike.backends.types import IndexSpec
 from lookalike.server.limits import Limits
+from lookalike.server.rpc.access import AccessGuard, Keys
 from lookalike.server.rpc.admin import AdminService
 from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.index import IndexService
@@ -37,6 +38,7 @@ from lookalike.server.rpc.ports import (
     Searcher,
     Verifier,
 )
+from lookalike.server.rpc.scopes import scopes
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.search_streams import SearchStreams
 from lookalike.server.rpc.system import ServerFacts, SystemService
@@ -111,8 +113,23 @@ class Domain:
 class Front:
     """The server that clients see. One owner starts and stops it."""
 
-    def __init__(self, domain: Domain, *, threads: int, default_deadline_s: float) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        threads: int,
+        default_deadline_s: float,
+        keys: Keys | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        """With `keys`, callers need one; with `credentials`, they speak TLS.
+
+        Raises Internal if a method declares no scope.
+        """
         limits = domain.limits
+        self._keys, self._credentials = keys, credentials
+        declared = scopes(_SERVICES)
+        outermost = [] if keys is None else [AccessGuard(keys, declared, domain.jobs)]
         self._health = health.HealthServicer()
         self._traffic = Traffic()
         self._uploads = Uploads(domain.library, domain.ingest, limits, self._traffic)
@@ -124,7 +141,7 @@ class Front:
         workers = threads + streams + _SPARE_THREADS
         self._server = grpc.server(
             ThreadPoolExecutor(workers, thread_name_prefix="rpc"),
-            interceptors=[self._guard],
+            interceptors=[*outermost, self._guard],
             options=list(_options(limits).items()),
         )
         self._add_services(domain, default_deadline_s)
@@ -157,6 +174,7 @@ class Front:
                 exporter=domain.exporter,
                 default_index=domain.default_index,
                 default_deadline_s=deadline_s,
+                keys=self._keys,
             ),
             server,
         )
@@ -186,7 +204,10 @@ class Front:
         """
         check_address(listen)
         try:
-            port = self._server.add_insecure_port(listen)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(listen)
+            else:
+                port = self._server.add_secure_port(listen, self._credentials)
         except RuntimeError:
             raise _cannot_listen(listen, "gRPC could not bind it") from None
         self._server.start()
