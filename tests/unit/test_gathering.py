@@ -31,7 +31,7 @@ class Work:
 
 
 def on_threads(calls: Sequence[Callable[[], object]]) -> list[threading.Thread]:
-    threads = [threading.Thread(target=call) for call in calls]
+    threads = [threading.Thread(target=call, daemon=True) for call in calls]
     for thread in threads:
         thread.start()
     return threads
