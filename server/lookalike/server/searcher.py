@@ -69,10 +69,11 @@ class _Asked:
 class Searcher:
     """Answers queries of every kind. Any thread.
 
-    Plain searches that are alike meet the index together when as many as there are `cores`
-    are under way already. Server CPU for each, 20,000 x 512, HNSW, 2 busy cores, one by one
-    and together: 934 and 886 us with 8 callers, 1150 and 943 us with 32. One lane instead
-    of two takes 841 and 807 us, but would leave cores idle where a search takes long.
+    Plain searches that are alike meet the index together when half as many as there are
+    `cores` are under way already; gRPC and Python need the other half. Server CPU for each,
+    20,000 x 512, 2 busy cores, one by one, with one lane and with two: by HNSW with 8
+    callers 915, 960 and 997 us (another day 934, 841 and 886), with 32 callers 914, 766 and
+    959; compared exactly with 8 callers 2909, 2329 and 2674 (321, 397 and 341 answers/s).
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Searcher:
         self._library = library
         self._queries = Queries(embedding)
         self._judge = judge
-        self._gathering = Gathering(_answer_together, cores)
+        self._gathering = Gathering(_answer_together, max(1, cores // 2))
 
     def search(
         self, collection: str, query: Query, options: SearchOptions, *, deadline: float | None
