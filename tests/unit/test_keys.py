@@ -149,6 +149,7 @@ def line(**changes: Any) -> str:
         line()[:-1] + ', "expires": NaN}',
         "[" * 100_000,
     ],
+    ids=range(19),  # each run makes keys of its own
 )
 def test_a_line_that_is_not_wholly_understood_is_refused(tmp_path: Path, bad: str) -> None:
     """A misspelt limit must not be a key without limits."""
