@@ -72,7 +72,7 @@ class Searcher:
     Plain searches that are alike meet the index together when half as many as there are
     `cores` are under way already; gRPC and Python need the other half. Server CPU for each,
     20,000 x 512, 2 busy cores, one by one, with one lane and with two: by HNSW with 8
-    callers 915, 960 and 997 us (another day 934, 841 and 886), with 32 callers 914, 766 and
+    callers 915, 960 and 997 us (another time 934, 841 and 886), with 32 callers 914, 766 and
     959; compared exactly with 8 callers 2909, 2329 and 2674 (321, 397 and 341 answers/s).
     """
 
