@@ -11,7 +11,8 @@ from lookalike.server.domain import Outcome, WriteResult
 from lookalike.server.rpc.wire_items import OUTCOMES, write_result
 from lookalike.v1 import index_service_pb2 as pb
 
-_ACKS_PER_MESSAGE = 1000
+_ACKS_PER_MESSAGE = 256
+"""Some kilobytes: over a connection that breaks all the time one of them gets through."""
 
 
 @dataclass(slots=True)
