@@ -22,7 +22,7 @@ SERVE = (sys.executable, "-m", "lookalike.server", "serve", "--listen", "127.0.0
 AS_NOBODY = (
     "import os, sys, encodings.idna\n"
     "import lookalike.server.app, lookalike.server.config, lookalike.server.logs\n"
-    "import lookalike.server.store, apsw.ext, numpy\n"
+    "import lookalike.server.store, lookalike.backends.engine._local, apsw.ext, numpy\n"
     "from lookalike.server.__main__ import _version, main\n_version()\n"
     "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
     "sys.argv = ['lookalike-server', 'serve', '--listen', '127.0.0.1:0', *sys.argv[1:]]\n"
