@@ -86,8 +86,9 @@ class Run:
         facts = self.facts[kind]
         try:
             peer.ask("start")
-            spent = peer.ask("ingest", file=str(self.folder / "vectors.npy"))["seconds"]
-            facts["vectors_per_s"] = len(self.data.vectors) / spent
+            spent = peer.ask("ingest", file=str(self.folder / "vectors.npy"))
+            facts["vectors_per_s"] = len(self.data.vectors) / spent["acknowledged_s"]
+            facts["until_indexed_s"] = spent["ready_s"] - spent["acknowledged_s"]
             np.save(self.folder / "some.npy", self.data.queries[:200])
             found = peer.ask("find", file=str(self.folder / "some.npy"))["found"]
             facts["recall"] = recall(found, self.data.truth[:200])
