@@ -233,7 +233,11 @@ PLANTS: dict[str, Plant] = {
     "torn-upsert": Plant(
         "an item gets new metadata and keeps its old vector",
         keep_old_vectors,
-        ("an item is one whole version", "what is acknowledged is found"),
+        (
+            "an item is one whole version",
+            "what is acknowledged is found",
+            "a picture's vector is that of the upright picture",
+        ),
     ),
     "stale-snapshot": Plant(
         "a snapshot is taken for the present, what came after it is not looked for",

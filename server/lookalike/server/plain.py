@@ -2,7 +2,7 @@
 
 Nearly all searches of programs are of this kind. They meet the index as one matrix, and
 each object that is made for a hit costs as much as a tenth of finding it: 256 queries of
-10 hits took 170 us each beyond the index on the way of all others, and 30 here.
+10 hits took 145 us each beyond the index on the way of all others, 35 to 40 here.
 """
 
 from __future__ import annotations
