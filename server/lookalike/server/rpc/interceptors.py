@@ -23,8 +23,10 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
 from lookalike.backends.errors import Draining, Internal, LookalikeError, Overloaded
+from lookalike.server.rpc import reading
 from lookalike.server.rpc.status import code_of, rich_status
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ _LASTING = frozenset(
 )
 """Methods whose calls last as long as their callers like."""
 _BOUNDED_ELSEWHERE = frozenset({"UploadItems", "StreamSearch"})
+_NOT_OFFERED = "/grpc.health.v1.Health/List"
+"""gRPC's library answers it, to whoever asks, with a traceback in the log."""
+UNKNOWN_SERVICE = health_pb2.HealthCheckRequest(service="what the message does not say")
+"""What a health check of bytes that are no message is taken for: NOT_FOUND."""
 _CLEAN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _FAR_S = 10 * 365 * 86400.0
 _SLOW_S = 1.0
@@ -109,20 +115,25 @@ class CallGuard(grpc.ServerInterceptor):
         """Wrap the handler that serves this call."""
         handler = continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(_HEALTH):
-            return handler
+        if handler is None or method == _NOT_OFFERED:
+            return None
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = self._wrapped[method] = handler, self._wrap(handler, method)
         return known[1]
 
     def _wrap(self, handler: Any, method: str) -> Any:
+        if method.startswith(_HEALTH):
+            return handler._replace(
+                request_deserializer=reading.reading(handler.request_deserializer, UNKNOWN_SERVICE)
+            )
         slots = self._slots(method.rpartition("/")[2])
         kinds = ("unary", "stream")
         kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
         wrap = _stream if handler.response_streaming else _unary
         behaviour = wrap(getattr(handler, kind), method, slots, self._traffic)
-        return handler._replace(**{kind: behaviour})
+        read = handler.request_deserializer and reading.reading(handler.request_deserializer)
+        return handler._replace(**{kind: behaviour, "request_deserializer": read})
 
     def _slots(self, name: str) -> Slots:
         if name in _BOUNDED_ELSEWHERE:
@@ -177,6 +188,7 @@ def _unary(
         call = _Call(method, context, request)
         try:
             with traffic, slots:
+                reading.check(request, method)
                 response = behaviour(request, context)
         except Exception as error:
             call.failed(error)
@@ -196,6 +208,10 @@ def _stream(
         call = _Call(method, context)
         try:
             with traffic, slots:
+                if isinstance(request, Iterator):
+                    request = reading.checked(request, method)
+                else:
+                    reading.check(request, method)
                 for response in behaviour(request, context):
                     call.count(response)
                     yield response
@@ -276,7 +292,7 @@ class _Call:
         level = self._level(code, spent)
         if not logger.isEnabledFor(level):
             return
-        if self._request is not None:
+        if isinstance(self._request, Message):
             self.count(self._request)
         logger.log(
             level,
