@@ -272,15 +272,41 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server accepts at most."""
+    """What a server accepts at most, by the names of its configuration; 0: it does not say."""
 
-    max_message_bytes: int
-    max_image_bytes: int
-    max_image_pixels: int
-    max_batch_size: int
-    max_search_limit: int
-    max_metadata_bytes: int
-    max_uploads: int
+    max_message_bytes: int = 0
+    max_image_bytes: int = 0
+    max_image_pixels: int = 0
+    max_batch_size: int = 0
+    max_search_limit: int = 0
+    max_metadata_bytes: int = 0
+    max_uploads: int = 0
+    max_search_streams: int = 0
+    max_decode_ms: int = 0
+    max_decode_bytes: int = 0
+    max_upload_batch: int = 0
+    max_query_parts: int = 0
+    max_metadata_depth: int = 0
+    max_id_bytes: int = 0
+    max_text_chars: int = 0
+    max_fields: int = 0
+    max_delete_ids: int = 0
+    max_page_size: int = 0
+    max_filter_depth: int = 0
+    max_filter_conditions: int = 0
+    max_filter_values: int = 0
+    max_dimension: int = 0
+    max_open_chunked: int = 0
+    upload_window_items: int = 0
+    upload_window_vectors: int = 0
+    upload_window_bytes: int = 0
+    embed_queue_items: int = 0
+    max_uploads_per_peer: int = 0
+    max_search_streams_per_peer: int = 0
+    max_lasting_calls: int = 0
+    max_lasting_calls_per_peer: int = 0
+    max_connections: int = 0
+    embed_queue_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ newer than clients.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from lookalike.v1 import (
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LIMITS = tuple(field.name for field in dataclasses.fields(results.Limits))
 
 
 def enum_word(enum: Any, value: int, prefix: str) -> str:
@@ -232,15 +234,7 @@ def server_info(message: system_service_pb2.GetServerInfoResponse) -> results.Se
         version=message.version,
         start_time=time_of(message, "start_time"),
         backends=tuple(message.backends),
-        limits=results.Limits(
-            max_message_bytes=limits.max_message_bytes,
-            max_image_bytes=limits.max_image_bytes,
-            max_image_pixels=limits.max_image_pixels,
-            max_batch_size=limits.max_batch_size,
-            max_search_limit=limits.max_search_limit,
-            max_metadata_bytes=limits.max_metadata_bytes,
-            max_uploads=limits.max_uploads,
-        ),
+        limits=results.Limits(**{name: getattr(limits, name) for name in _LIMITS}),
         default_model=message.default_model,
         engine=message.engine,
         ready=message.ready,

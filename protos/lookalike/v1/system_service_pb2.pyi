@@ -90,7 +90,9 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """What the server accepts at most."""
+    """What the server accepts at most. All of it is set by the server's configuration,
+    under the same names; 0 comes from older servers, which do not tell.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,6 +104,31 @@ class Limits(_message.Message):
     MAX_METADATA_BYTES_FIELD_NUMBER: _builtins.int
     MAX_UPLOADS_FIELD_NUMBER: _builtins.int
     MAX_SEARCH_STREAMS_FIELD_NUMBER: _builtins.int
+    MAX_DECODE_MS_FIELD_NUMBER: _builtins.int
+    MAX_DECODE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_UPLOAD_BATCH_FIELD_NUMBER: _builtins.int
+    MAX_QUERY_PARTS_FIELD_NUMBER: _builtins.int
+    MAX_METADATA_DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_ID_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_TEXT_CHARS_FIELD_NUMBER: _builtins.int
+    MAX_FIELDS_FIELD_NUMBER: _builtins.int
+    MAX_DELETE_IDS_FIELD_NUMBER: _builtins.int
+    MAX_PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_CONDITIONS_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_VALUES_FIELD_NUMBER: _builtins.int
+    MAX_DIMENSION_FIELD_NUMBER: _builtins.int
+    MAX_OPEN_CHUNKED_FIELD_NUMBER: _builtins.int
+    UPLOAD_WINDOW_ITEMS_FIELD_NUMBER: _builtins.int
+    UPLOAD_WINDOW_VECTORS_FIELD_NUMBER: _builtins.int
+    UPLOAD_WINDOW_BYTES_FIELD_NUMBER: _builtins.int
+    EMBED_QUEUE_ITEMS_FIELD_NUMBER: _builtins.int
+    MAX_UPLOADS_PER_PEER_FIELD_NUMBER: _builtins.int
+    MAX_SEARCH_STREAMS_PER_PEER_FIELD_NUMBER: _builtins.int
+    MAX_LASTING_CALLS_FIELD_NUMBER: _builtins.int
+    MAX_LASTING_CALLS_PER_PEER_FIELD_NUMBER: _builtins.int
+    MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    EMBED_QUEUE_BYTES_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Bytes of one gRPC message."""
     max_image_bytes: _builtins.int
@@ -118,6 +145,64 @@ class Limits(_message.Message):
     """Upload streams at the same time."""
     max_search_streams: _builtins.int
     """Streams of searches at the same time."""
+    max_decode_ms: _builtins.int
+    """Milliseconds of processor time that decoding an image may take; for one of over
+    40 megapixels more in proportion.
+    """
+    max_decode_bytes: _builtins.int
+    """Bytes of memory that decoding an image may take."""
+    max_upload_batch: _builtins.int
+    """Items of one UploadBatch."""
+    max_query_parts: _builtins.int
+    """Things that one query may look for at once."""
+    max_metadata_depth: _builtins.int
+    """Nested levels of an item's metadata."""
+    max_id_bytes: _builtins.int
+    """Bytes of an item's id in UTF-8."""
+    max_text_chars: _builtins.int
+    """Characters of a text to embed or to search for."""
+    max_fields: _builtins.int
+    """Metadata fields that one request, or one collection for its indexes, may name."""
+    max_delete_ids: _builtins.int
+    """Ids of one DeleteItems."""
+    max_page_size: _builtins.int
+    """Entries of one page of a list."""
+    max_filter_depth: _builtins.int
+    """Nested levels of a filter."""
+    max_filter_conditions: _builtins.int
+    """Conditions of a filter, all levels together."""
+    max_filter_values: _builtins.int
+    """Values of one `any_of` or `none_of`."""
+    max_dimension: _builtins.int
+    """Numbers of a vector."""
+    max_open_chunked: _builtins.int
+    """Unfinished chunked items of one upload stream."""
+    upload_window_items: _builtins.int
+    """Items of one upload stream under way before the server stops reading."""
+    upload_window_vectors: _builtins.int
+    """Items without an image under way, if there are no others, before it stops reading."""
+    upload_window_bytes: _builtins.int
+    """Bytes of one upload stream under way before the server stops reading."""
+    embed_queue_items: _builtins.int
+    """Inputs waiting to be embedded before new ones are refused."""
+    max_uploads_per_peer: _builtins.int
+    """Of `max_uploads`, those of one caller: of one API key, or of one address where
+    there are no keys.
+    """
+    max_search_streams_per_peer: _builtins.int
+    """Of `max_search_streams`, those of one caller."""
+    max_lasting_calls: _builtins.int
+    """Calls at the same time that last as long as they like: exports, backups, watching
+    a job.
+    """
+    max_lasting_calls_per_peer: _builtins.int
+    """Of `max_lasting_calls`, those of one caller."""
+    max_connections: _builtins.int
+    """Connections at the same time."""
+    embed_queue_bytes: _builtins.int
+    """Bytes of image files waiting to be read, and again of inputs waiting to be embedded,
+    before new ones are refused.
+    """
     def __init__(
         self,
         *,
@@ -129,10 +214,35 @@ class Limits(_message.Message):
         max_metadata_bytes: _builtins.int = ...,
         max_uploads: _builtins.int = ...,
         max_search_streams: _builtins.int = ...,
+        max_decode_ms: _builtins.int = ...,
+        max_decode_bytes: _builtins.int = ...,
+        max_upload_batch: _builtins.int = ...,
+        max_query_parts: _builtins.int = ...,
+        max_metadata_depth: _builtins.int = ...,
+        max_id_bytes: _builtins.int = ...,
+        max_text_chars: _builtins.int = ...,
+        max_fields: _builtins.int = ...,
+        max_delete_ids: _builtins.int = ...,
+        max_page_size: _builtins.int = ...,
+        max_filter_depth: _builtins.int = ...,
+        max_filter_conditions: _builtins.int = ...,
+        max_filter_values: _builtins.int = ...,
+        max_dimension: _builtins.int = ...,
+        max_open_chunked: _builtins.int = ...,
+        upload_window_items: _builtins.int = ...,
+        upload_window_vectors: _builtins.int = ...,
+        upload_window_bytes: _builtins.int = ...,
+        embed_queue_items: _builtins.int = ...,
+        max_uploads_per_peer: _builtins.int = ...,
+        max_search_streams_per_peer: _builtins.int = ...,
+        max_lasting_calls: _builtins.int = ...,
+        max_lasting_calls_per_peer: _builtins.int = ...,
+        max_connections: _builtins.int = ...,
+        embed_queue_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_search_limit", b"max_search_limit", "max_search_streams", b"max_search_streams", "max_uploads", b"max_uploads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed_queue_bytes", b"embed_queue_bytes", "embed_queue_items", b"embed_queue_items", "max_batch_size", b"max_batch_size", "max_connections", b"max_connections", "max_decode_bytes", b"max_decode_bytes", "max_decode_ms", b"max_decode_ms", "max_delete_ids", b"max_delete_ids", "max_dimension", b"max_dimension", "max_fields", b"max_fields", "max_filter_conditions", b"max_filter_conditions", "max_filter_depth", b"max_filter_depth", "max_filter_values", b"max_filter_values", "max_id_bytes", b"max_id_bytes", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_lasting_calls", b"max_lasting_calls", "max_lasting_calls_per_peer", b"max_lasting_calls_per_peer", "max_message_bytes", b"max_message_bytes", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_depth", b"max_metadata_depth", "max_open_chunked", b"max_open_chunked", "max_page_size", b"max_page_size", "max_query_parts", b"max_query_parts", "max_search_limit", b"max_search_limit", "max_search_streams", b"max_search_streams", "max_search_streams_per_peer", b"max_search_streams_per_peer", "max_text_chars", b"max_text_chars", "max_upload_batch", b"max_upload_batch", "max_uploads", b"max_uploads", "max_uploads_per_peer", b"max_uploads_per_peer", "upload_window_bytes", b"upload_window_bytes", "upload_window_items", b"upload_window_items", "upload_window_vectors", b"upload_window_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

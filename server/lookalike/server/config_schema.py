@@ -30,7 +30,7 @@ from lookalike.backends.types import (
     IndexSpec,
     IvfParams,
 )
-from lookalike.server.limits import Limits
+from lookalike.server.limits import Limits, most
 from lookalike.server.models import ModelConfig
 
 BUILTIN = "builtin"
@@ -79,6 +79,21 @@ class ServerSection(_Section):
     """How long a stopping server waits for what is under way."""
     default_deadline_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a call may take whose client set no deadline."""
+    max_wait_ms: Annotated[float, Field(gt=0, le=60_000)] = 25.0
+    """How long a search may wait for those before it; more are refused with OVERLOADED. Searches
+    that take longer than this by themselves may wait twice as long as they take."""
+    message_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """How long the bytes of a request may take to come, and an answer to be taken. Whoever is
+    slower is cut off."""
+    idle_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """How long an upload or a stream of searches may send nothing while nothing is under way."""
+    handshake_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """How long a connection may take until it speaks HTTP/2, TLS included."""
+    connection_idle_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """How long a connection without calls stays open. Clients connect again by themselves."""
+    keepalive_s: Annotated[float, Field(ge=1, le=86_400)] = 20.0
+    """A connection that has been silent for so long is asked whether it is still there, and ended
+    if there is no answer for half as long."""
 
 
 class DataSection(_Section):
@@ -233,6 +248,8 @@ def _known_limits(value: Any) -> Any:
                 raise ValueError(f"{key} is not known{hint(key, known)}")
             if isinstance(number, bool) or not str(number).isdecimal() or int(number) < 1:
                 raise ValueError(f"{key} must be a whole number of at least 1, not {number!r}")
+            if int(number) > most(key):
+                raise ValueError(f"{key} can be {most(key)} at most, not {number}")
     return value
 
 

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 
 from lookalike.backends.errors import IdInvalid, IdMissing, ImageTooLarge, MetadataTooLarge
 
+_WIDE = frozenset({"max_decode_bytes", "upload_window_bytes", "embed_queue_bytes"})
+
+
+def most(name: str) -> int:
+    """Return the largest number that a limit can be set to: what GetServerInfo can carry."""
+    return 2**40 if name in _WIDE else 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits in force; SystemService.GetServerInfo shows those that clients need."""
+    """Limits in force; SystemService.GetServerInfo and `lookalike info` show them."""
 
     max_message_bytes: int = 64 * 2**20
     """Bytes of one gRPC message."""
@@ -56,8 +63,18 @@ class Limits:
     """Numbers of a vector."""
     max_uploads: int = 16
     """Upload streams at the same time."""
+    max_uploads_per_peer: int = 12
+    """Of them, those of one caller: of one API key, or of one address where there are no keys."""
     max_search_streams: int = 32
     """Streams of searches at the same time."""
+    max_search_streams_per_peer: int = 24
+    """Of them, those of one caller."""
+    max_lasting_calls: int = 8
+    """Calls at the same time that last as long as they like: exports, backups, watching a job."""
+    max_lasting_calls_per_peer: int = 6
+    """Of them, those of one caller."""
+    max_connections: int = 4096
+    """Connections at the same time; less where the system allows fewer open files."""
     max_open_chunked: int = 16
     """Unfinished chunked items of one stream."""
     upload_window_items: int = 256
@@ -68,6 +85,9 @@ class Limits:
     """Bytes of one stream under way before the server stops reading."""
     embed_queue_items: int = 1024
     """Inputs waiting for the embed thread before new ones are refused."""
+    embed_queue_bytes: int = 256 * 2**20
+    """Bytes of picture files waiting to be read, and again of inputs waiting for the embed thread,
+    before new ones are refused."""
 
 
 def is_plain_id(item_id: str, limits: Limits) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +18,9 @@ from lookalike.client.cli._output import (
 )
 from lookalike.client.cli._progress import say
 from lookalike.client.cli.collections import recall_text
+
+if TYPE_CHECKING:
+    from lookalike.client import Limits
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,7 +54,6 @@ def info(server: _options.Server = "", json: _options.Json = False) -> int:
     if json:
         print_json(found)
         return _exit.DONE
-    limits = found.limits
     print_pairs(
         [
             ("version", found.version),
@@ -58,17 +62,20 @@ def info(server: _options.Server = "", json: _options.Json = False) -> int:
             ("model", found.default_model),
             ("engine", found.engine),
             ("indexes", ", ".join(found.backends)),
-            (
-                "largest image",
-                f"{bytes_text(limits.max_image_bytes)}, {limits.max_image_pixels} px",
-            ),
-            ("largest batch", limits.max_batch_size),
-            ("most hits", limits.max_search_limit),
-            ("uploads at once", limits.max_uploads),
+            *_limit_pairs(found.limits),
             *((f"recall of {one.name}", recall_text(one)) for one in collections),
         ]
     )
     return _exit.DONE
+
+
+def _limit_pairs(limits: Limits) -> Iterator[tuple[str, str | int]]:
+    """Yield all limits by the names of the server's configuration; not what it does not tell."""
+    for field in dataclasses.fields(limits):
+        value = getattr(limits, field.name)
+        if value:
+            shown = bytes_text(value) if field.name.endswith("_bytes") else value
+            yield f"limits.{field.name}", shown
 
 
 def health(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import grpc
 
@@ -42,21 +42,11 @@ class SystemService(system_service_pb2_grpc.SystemServiceServicer):
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
         """Say version, limits and backends."""
-        limits = self._limits
         return pb.GetServerInfoResponse(
             version=self._facts.version,
             start_time=write_time(self._facts.start_time),
             backends=self._facts.backends(),
-            limits=pb.Limits(
-                max_message_bytes=limits.max_message_bytes,
-                max_image_bytes=limits.max_image_bytes,
-                max_image_pixels=limits.max_image_pixels,
-                max_batch_size=limits.max_batch_size,
-                max_search_limit=limits.max_search_limit,
-                max_metadata_bytes=limits.max_metadata_bytes,
-                max_uploads=limits.max_uploads,
-                max_search_streams=limits.max_search_streams,
-            ),
+            limits=pb.Limits(**asdict(self._limits)),
             default_model=self._models.default,
             engine=self._facts.engine,
             ready=self._library.ready,
