@@ -105,6 +105,22 @@ class Library:
         """Wait until every collection has been opened; return whether it was so in time."""
         return self._opened.wait(timeout_s)
 
+    def settle(self, *, last: bool) -> None:
+        """Write snapshots; the `last` time, also have no engine change its files any more.
+
+        Searches go on. Nothing may be stored from the last time on.
+        """
+        if self._opener is not None:
+            self._opener.join()
+        for collection in list(self._by_number.values()):
+            try:
+                engine = collection.engine
+                engine.snapshot()
+                if last:
+                    engine.close()
+            except Exception:  # one that is not open; a snapshot only saves time
+                _log.warning("snapshot failed collection=%s", collection.name, exc_info=True)
+
     def close(self) -> None:
         """Write snapshots and release all engines."""
         if self._opener is not None:

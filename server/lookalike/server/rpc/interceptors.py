@@ -19,14 +19,13 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
-from lookalike.backends.errors import Draining, Internal, LookalikeError, Overloaded
+from lookalike.backends.errors import Internal, LookalikeError, Overloaded
 from lookalike.server.rpc import reading
+from lookalike.server.rpc.gates import Gate, Gates, only_reads
 from lookalike.server.rpc.status import code_of, rich_status
 
 logger = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ class CallGuard(grpc.ServerInterceptor):
     def __init__(self, calls: Slots, streams: Slots) -> None:
         self._calls = calls
         self._streams = streams
-        self._traffic = _Traffic()
+        self.gates = Gates()
         self._wrapped: dict[str, tuple[Any, Any]] = {}
         """By method: its handler, and that wrapped. gRPC gives the same one for each call."""
 
@@ -105,7 +104,7 @@ class CallGuard(grpc.ServerInterceptor):
         Stopping gRPC's server at once would do the first with CANCELLED for calls that
         cross it on the wire, which clients rightly do not try again.
         """
-        return self._traffic.drain(timeout_s)
+        return self.gates.drain(timeout_s)
 
     def intercept_service(
         self,
@@ -131,7 +130,7 @@ class CallGuard(grpc.ServerInterceptor):
         kinds = ("unary", "stream")
         kind = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
         wrap = _stream if handler.response_streaming else _unary
-        behaviour = wrap(getattr(handler, kind), method, slots, self._traffic)
+        behaviour = wrap(getattr(handler, kind), method, slots, self.gates.of(method))
         read = handler.request_deserializer and reading.reading(handler.request_deserializer)
         return handler._replace(**{kind: behaviour, "request_deserializer": read})
 
@@ -141,53 +140,16 @@ class CallGuard(grpc.ServerInterceptor):
         return self._streams if name in _LASTING else self._calls
 
 
-class _Traffic:
-    """The calls under way, and whether more may come.
-
-    `with traffic:` counts a call; it raises Draining when no more may come.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._closed = False
-        self._lock = threading.Lock()
-        self._none_left = threading.Condition(self._lock)
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._closed:
-                raise Draining(
-                    "The server is going down; call again when it is back.", retry_after_s=1.0
-                )
-            self._count += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._closed and not self._count:
-                self._none_left.notify_all()
-
-    def drain(self, timeout_s: float) -> bool:
-        with self._lock:
-            self._closed = True
-            return self._none_left.wait_for(lambda: self._count == 0, timeout_s)
-
-
 def _unary(
     behaviour: Callable[[Any, grpc.ServicerContext], Any],
     method: str,
     slots: Slots,
-    traffic: _Traffic,
+    gate: Gate,
 ) -> Callable[[Any, grpc.ServicerContext], Any]:
     def handle(request: Any, context: grpc.ServicerContext) -> Any:
         call = _Call(method, context, request)
         try:
-            with traffic, slots:
+            with gate, slots:
                 reading.check(request, method)
                 response = behaviour(request, context)
         except Exception as error:
@@ -202,12 +164,12 @@ def _stream(
     behaviour: Callable[[Any, grpc.ServicerContext], Iterator[Any]],
     method: str,
     slots: Slots,
-    traffic: _Traffic,
+    gate: Gate,
 ) -> Callable[[Any, grpc.ServicerContext], Iterator[Any]]:
     def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         call = _Call(method, context)
         try:
-            with traffic, slots:
+            with gate, slots:
                 if isinstance(request, Iterator):
                     request = reading.checked(request, method)
                 else:
@@ -308,7 +270,7 @@ class _Call:
     def _level(self, code: grpc.StatusCode, spent_s: float) -> int:
         if not self._method.startswith(_OURS):
             return logging.DEBUG
-        if code is grpc.StatusCode.OK and spent_s <= _SLOW_S and _only_reads(self._method):
+        if code is grpc.StatusCode.OK and spent_s <= _SLOW_S and only_reads(self._method):
             return logging.DEBUG
         return logging.INFO
 
@@ -320,14 +282,6 @@ def _counted(kind: Descriptor) -> tuple[tuple[str, ...], ...]:
     named = ("items", "inputs", "queries", "ids")
     paths = [(name,) for name in named if name in fields and fields[name].is_repeated]
     return (*paths, *([("acks", "acks")] if "acks" in fields else []))
-
-
-@functools.cache
-def _only_reads(method: str) -> bool:
-    """Return what the protos say of a method ("/package.Service/Method")."""
-    path = method.removeprefix("/").replace("/", ".")
-    options = descriptor_pool.Default().FindMethodByName(path).GetOptions()
-    return bool(options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS)
 
 
 def request_id_of(context: grpc.ServicerContext) -> str:

@@ -41,6 +41,8 @@ CODES: Mapping[type[LookalikeError], grpc.StatusCode] = MappingProxyType(
 )
 """Status codes by class; a class that is not here has its nearest parent's."""
 
+_PUSHBACK = "grpc-retry-pushback-ms"
+_SOON_S = 2.0
 # A client accepts 8 KiB of trailers by default, and the message is in them twice,
 # once percent-encoded (up to 3 bytes a byte) and once in base64.
 _MESSAGE_BYTES = 1000
@@ -129,10 +131,12 @@ def rich_status(error: LookalikeError, request_id: str = "") -> grpc.Status:
         details=[_pack(detail) for detail in details],
     )
     built = rpc_status.to_status(status)
-    if request_id:
-        extra = ("x-request-id", request_id)
-        built = built._replace(trailing_metadata=(*built.trailing_metadata, extra))
-    return built  # type: ignore[no-any-return]
+    extra = [("x-request-id", request_id)] if request_id else []
+    if isinstance(error, errors.Unavailable) and 0 < (error.retry_after_s or 0) <= _SOON_S:
+        # gRPC's own clients know no RetryInfo; this is theirs, of calls with a retry policy.
+        extra.append((_PUSHBACK, str(round(1000 * (error.retry_after_s or 0)))))
+    trailers = (*built.trailing_metadata, *extra)
+    return built._replace(trailing_metadata=trailers)  # type: ignore[no-any-return]
 
 
 def _pack(detail: Message) -> any_pb2.Any:

@@ -114,12 +114,22 @@ class Uploads:
         for ledger in ledgers:
             ledger.drain(grace_s)
 
+    def cut(self) -> None:
+        """End the streams that did not end when they were asked to, with Draining."""
+        with self._lock:
+            ledgers = list(self._ledgers)
+        for ledger in ledgers:
+            ledger.close(_going_down())
+
+    def resume(self) -> None:
+        """Take new streams again, after `drain`."""
+        with self._lock:
+            self._draining = False
+
     def check_open(self) -> None:
         """Raise Draining if the server is going down: lasting calls end then."""
         if self._draining:
-            raise Draining(
-                "The server is going down; call again when it is back.", retry_after_s=_RETRY_S
-            )
+            raise _going_down()
 
     def _enter(self, ledger: Ledger) -> None:
         with self._lock:
@@ -360,6 +370,10 @@ class _Reader:
     def _fail(self, seq: int, error: LookalikeError, item_id: str) -> None:
         failed = WriteResult(short_id(item_id, self._limits), Outcome.FAILED, error)
         self._ledger.end([seq], [failed])
+
+
+def _going_down() -> Draining:
+    return Draining("The server is going down; call again when it is back.", retry_after_s=_RETRY_S)
 
 
 def _check_image(new: NewItem, sha256: str) -> None:
