@@ -61,7 +61,7 @@ class EmbedRequest(_message.Message):
     """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
-        """What to embed: 1 to 256 inputs."""
+        """What to embed: 1 to 256 inputs (`max_batch_size`)."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class EmbedInput(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """A text, 1 to 8192 characters. Models read only so much of it (CLIP: 77
+    """A text, 1 to 8192 characters (`max_text_chars`). Models read only so much of it (CLIP: 77
     tokens); EmbedResult.truncated tells if the rest was ignored.
     """
     @_builtins.property
@@ -237,7 +237,7 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0 means 100, and more than 1000 means 1000."""
+    """At most this many; 0 means 100; 1000 is the most (`max_page_size`)."""
     page_token: _builtins.str
     """The `next_page_token` of the page before this one."""
     def __init__(

@@ -57,7 +57,7 @@ class EmbedServiceServicer(object):
     """
 
     def Embed(self, request, context):
-        """Embeds up to 256 pictures and texts. Requests that run at the same time are
+        """Embeds up to 256 pictures and texts (`max_batch_size`). Requests that run at the same time are
         put together into batches for the model, so many small concurrent calls
         are as fast as few large ones.
 

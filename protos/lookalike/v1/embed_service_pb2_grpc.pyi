@@ -34,7 +34,7 @@ class EmbedServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EmbedServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embed_service_pb2.EmbedRequest, _embed_service_pb2.EmbedResponse]
-    """Embeds up to 256 pictures and texts. Requests that run at the same time are
+    """Embeds up to 256 pictures and texts (`max_batch_size`). Requests that run at the same time are
     put together into batches for the model, so many small concurrent calls
     are as fast as few large ones.
 
@@ -52,7 +52,7 @@ class EmbedServiceAsyncStub(EmbedServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embed_service_pb2.EmbedRequest, _embed_service_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Embeds up to 256 pictures and texts. Requests that run at the same time are
+    """Embeds up to 256 pictures and texts (`max_batch_size`). Requests that run at the same time are
     put together into batches for the model, so many small concurrent calls
     are as fast as few large ones.
 
@@ -73,7 +73,7 @@ class EmbedServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embed_service_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embed_service_pb2.EmbedResponse, _abc.Awaitable[_embed_service_pb2.EmbedResponse]]:
-        """Embeds up to 256 pictures and texts. Requests that run at the same time are
+        """Embeds up to 256 pictures and texts (`max_batch_size`). Requests that run at the same time are
         put together into batches for the model, so many small concurrent calls
         are as fast as few large ones.
 

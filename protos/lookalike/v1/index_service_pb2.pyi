@@ -289,7 +289,7 @@ class Collection(_message.Message):
     metric: _types_pb2.Metric.ValueType
     """How vectors are compared. Unspecified: cosine."""
     dimension: _builtins.int
-    """How many numbers a vector has, 1 to 32768. Set by the server, except with
+    """How many numbers a vector has, 1 to 32768 (`max_dimension`). Set by the server, except with
     the model "none".
     """
     image_retention: Global___ImageRetention.ValueType
@@ -329,7 +329,7 @@ class Collection(_message.Message):
     @_builtins.property
     def indexed_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Metadata fields that get an index of their own, so that filters on them are
-        fast; at most 16. Set by the owner, and only when the collection is made.
+        fast; at most 16 (`max_fields`). Set by the owner, and only when the collection is made.
         """
 
     def __init__(
@@ -720,7 +720,7 @@ class ListCollectionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0 means 100, and more than 1000 means 1000."""
+    """At most this many; 0 means 100; 1000 is the most (`max_page_size`)."""
     page_token: _builtins.str
     """The `next_page_token` of the page before this one."""
     def __init__(
@@ -828,7 +828,7 @@ class ItemInput(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """1 to 256 bytes without control characters. Empty: the server makes
+    """1 to 256 bytes (`max_id_bytes`) without control characters. Empty: the server makes
     "sha256:" and the 64 hex digits of the image file's hash, so that the same
     file sent twice is one item. Needed for an item without an image.
     """
@@ -844,7 +844,9 @@ class ItemInput(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """What to attach: at most 16 KiB and 8 levels deep. Replaces what was there."""
+        """What to attach: at most 16 KiB (`max_metadata_bytes`) and 8 levels deep
+        (`max_metadata_depth`). Replaces what was there.
+        """
 
     @_builtins.property
     def stored(self) -> Global___StoredItem:
@@ -923,7 +925,7 @@ class UpsertItemsRequest(_message.Message):
     """What to take over from the pictures' EXIF data into "exif" of the metadata."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemInput]:
-        """1 to 256 items. If two have the same id, the later one wins."""
+        """1 to 256 items (`max_batch_size`). If two have the same id, the later one wins."""
 
     def __init__(
         self,
@@ -1121,7 +1123,7 @@ class UploadBatch(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadItem]:
-        """1 to 1024 items."""
+        """1 to 1024 items (`max_upload_batch`)."""
 
     def __init__(
         self,
@@ -1152,7 +1154,7 @@ class UploadItem(_message.Message):
     """
     chunked: _builtins.bool
     """True: the image file follows in chunks, and `item.image` must not be set.
-    Up to 16 chunked items may be unfinished at a time.
+    Up to 16 chunked items (`max_open_chunked`) may be unfinished at a time.
     """
     sha256: _builtins.str
     """If given, the SHA-256 that the whole file must have: 64 hex digits."""
@@ -1562,7 +1564,7 @@ class ListItemsRequest(_message.Message):
     collection: _builtins.str
     """The collection. Empty: "default"."""
     page_size: _builtins.int
-    """At most this many; 0 means 100, and more than 1000 means 1000. A page may
+    """At most this many; 0 means 100; 1000 is the most (`max_page_size`). A page may
     be shorter though others follow it.
     """
     page_token: _builtins.str
@@ -1753,7 +1755,7 @@ class DeleteItemsRequest(_message.Message):
     """True: only count."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 1000 ids. Those that are not there are no error."""
+        """Up to 1000 ids (`max_delete_ids`). Those that are not there are no error."""
 
     @_builtins.property
     def filter(self) -> _types_pb2.Filter:
@@ -2252,7 +2254,7 @@ class ListJobsRequest(_message.Message):
     collection: _builtins.str
     """Only this collection's. Empty: all."""
     page_size: _builtins.int
-    """At most this many; 0 means 100, and more than 1000 means 1000."""
+    """At most this many; 0 means 100; 1000 is the most (`max_page_size`)."""
     page_token: _builtins.str
     """The `next_page_token` of the page before this one."""
     def __init__(

@@ -167,7 +167,7 @@ class IndexServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Stores up to 256 items, replacing those whose ids are there already. The
+        """Stores up to 256 items (`max_batch_size`), replacing those whose ids are there already. The
         call succeeds even if some items fail: look at `failed_count`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -48,7 +48,7 @@ class IndexServiceStub:
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.DeleteCollectionRequest, _index_service_pb2.DeleteCollectionResponse]
     """Deletes a collection with all its items."""
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.UpsertItemsRequest, _index_service_pb2.UpsertItemsResponse]
-    """Stores up to 256 items, replacing those whose ids are there already. The
+    """Stores up to 256 items (`max_batch_size`), replacing those whose ids are there already. The
     call succeeds even if some items fail: look at `failed_count`.
     """
     UploadItems: _grpc.StreamStreamMultiCallable[_index_service_pb2.UploadItemsRequest, _index_service_pb2.UploadItemsResponse]
@@ -109,7 +109,7 @@ class IndexServiceAsyncStub(IndexServiceStub):
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_index_service_pb2.DeleteCollectionRequest, _index_service_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
     """Deletes a collection with all its items."""
     UpsertItems: _aio.UnaryUnaryMultiCallable[_index_service_pb2.UpsertItemsRequest, _index_service_pb2.UpsertItemsResponse]  # type: ignore[assignment]
-    """Stores up to 256 items, replacing those whose ids are there already. The
+    """Stores up to 256 items (`max_batch_size`), replacing those whose ids are there already. The
     call succeeds even if some items fail: look at `failed_count`.
     """
     UploadItems: _aio.StreamStreamMultiCallable[_index_service_pb2.UploadItemsRequest, _index_service_pb2.UploadItemsResponse]  # type: ignore[assignment]
@@ -197,7 +197,7 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _index_service_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_service_pb2.UpsertItemsResponse, _abc.Awaitable[_index_service_pb2.UpsertItemsResponse]]:
-        """Stores up to 256 items, replacing those whose ids are there already. The
+        """Stores up to 256 items (`max_batch_size`), replacing those whose ids are there already. The
         call succeeds even if some items fail: look at `failed_count`.
         """
 

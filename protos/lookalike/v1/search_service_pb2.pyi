@@ -149,7 +149,9 @@ class SearchRequest(_message.Message):
     out of the hits.
     """
     limit: _builtins.int
-    """At most this many hits; 0 means 10, and 1000 is the most."""
+    """At most this many hits; 0 means 10, and 1000 is the most
+    (`max_search_limit`).
+    """
     min_score: _builtins.float
     """Only hits with at least this score."""
     view: _types_pb2.ItemView.ValueType
@@ -198,8 +200,8 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryPart]:
-        """Several things at once instead of `query`: at most 32. Their vectors, each of
-        length 1, are added with their weights.
+        """Several things at once instead of `query`: at most 32 (`max_query_parts`). Their
+        vectors, each of length 1, are added with their weights.
         """
 
     def __init__(
@@ -483,7 +485,7 @@ class BatchSearchRequest(_message.Message):
     """The collection for those queries that name none. Empty: "default"."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest]:
-        """1 to 256 queries."""
+        """1 to 256 queries (`max_batch_size`)."""
 
     def __init__(
         self,
@@ -630,7 +632,9 @@ class MeasureRecallRequest(_message.Message):
     many. Each is compared with every item, so that 256 take a second over 100,000 items.
     """
     limit: _builtins.int
-    """Hits of each query; 0 means 10, and 1000 is the most."""
+    """Hits of each query; 0 means 10, and 1000 is the most
+    (`max_search_limit`).
+    """
     seed: _builtins.int
     """What the sample is drawn by: the same number, the same stored items."""
     queries: Global___RecallQueries.ValueType
@@ -1101,7 +1105,7 @@ class CountValuesRequest(_message.Message):
     """At most this many values of each field; 0 means 20, 1000 is the most."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Metadata fields, 1 to 16; empty: those of the first 1000 items that have few
+        """Metadata fields, 1 to 16 (`max_fields`); empty: those of the first 1000 items that have few
         different values.
         """
 

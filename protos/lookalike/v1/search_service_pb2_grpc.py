@@ -86,7 +86,7 @@ class SearchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """Answers up to 256 queries in one go, embedding them as one batch. A query
+        """Answers up to 256 queries (`max_batch_size`) in one go, embedding them as one batch. A query
         that fails yields an error in its place; the others are not affected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -38,7 +38,7 @@ class SearchServiceStub:
     Search: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]
     """Answers one query."""
     BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]
-    """Answers up to 256 queries in one go, embedding them as one batch. A query
+    """Answers up to 256 queries (`max_batch_size`) in one go, embedding them as one batch. A query
     that fails yields an error in its place; the others are not affected.
     """
     StreamSearch: _grpc.StreamStreamMultiCallable[_search_service_pb2.StreamSearchRequest, _search_service_pb2.StreamSearchResponse]
@@ -69,7 +69,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     Search: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]  # type: ignore[assignment]
     """Answers one query."""
     BatchSearch: _aio.UnaryUnaryMultiCallable[_search_service_pb2.BatchSearchRequest, _search_service_pb2.BatchSearchResponse]  # type: ignore[assignment]
-    """Answers up to 256 queries in one go, embedding them as one batch. A query
+    """Answers up to 256 queries (`max_batch_size`) in one go, embedding them as one batch. A query
     that fails yields an error in its place; the others are not affected.
     """
     StreamSearch: _aio.StreamStreamMultiCallable[_search_service_pb2.StreamSearchRequest, _search_service_pb2.StreamSearchResponse]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.BatchSearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.BatchSearchResponse, _abc.Awaitable[_search_service_pb2.BatchSearchResponse]]:
-        """Answers up to 256 queries in one go, embedding them as one batch. A query
+        """Answers up to 256 queries (`max_batch_size`) in one go, embedding them as one batch. A query
         that fails yields an error in its place; the others are not affected.
         """
 

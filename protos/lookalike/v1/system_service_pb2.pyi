@@ -91,7 +91,8 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 @_typing.final
 class Limits(_message.Message):
     """What the server accepts at most. All of it is set by the server's configuration,
-    under the same names; 0 comes from older servers, which do not tell.
+    under the same names; the comments of this API give the defaults, with those names
+    behind them. 0 comes from older servers, which do not tell.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -128,8 +128,8 @@ class Image(_message.Message):
     """The bytes of an image file as it is on disk (JPEG, PNG, WebP, GIF, BMP,
     TIFF, AVIF); base64 in JSON. The server finds out the format from the
     content, applies the EXIF orientation, flattens transparency on white,
-    and takes the first frame of an animation. At most 32 MiB and 100
-    megapixels. To send more than one message can carry, use
+    and takes the first frame of an animation. At most 32 MiB
+    (`max_image_bytes`) and 100 megapixels (`max_image_pixels`). To send more than one message can carry, use
     IndexService.UploadItems and its chunks.
     """
     def __init__(
@@ -383,11 +383,11 @@ class Condition(_message.Message):
 
     @_builtins.property
     def any_of(self) -> _struct_pb2.ListValue:
-        """Equal to one of these; at most 1000."""
+        """Equal to one of these; at most 1000 (`max_filter_values`)."""
 
     @_builtins.property
     def none_of(self) -> _struct_pb2.ListValue:
-        """Equal to none of these; at most 1000."""
+        """Equal to none of these; at most 1000 (`max_filter_values`)."""
 
     @_builtins.property
     def contains(self) -> _struct_pb2.Value:
@@ -395,7 +395,9 @@ class Condition(_message.Message):
 
     @_builtins.property
     def group(self) -> Global___Filter:
-        """A nested filter; at most 8 levels and 256 conditions in all."""
+        """A nested filter; at most 8 levels (`max_filter_depth`) and 256 conditions
+        in all (`max_filter_conditions`).
+        """
 
     def __init__(
         self,
