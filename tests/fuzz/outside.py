@@ -16,7 +16,7 @@ from typing import Self
 import pytest
 
 from lookalike.client import Client, NewItem
-from lookalike.client.errors import LookalikeError
+from lookalike.client.errors import LookalikeError, ServerUnavailable
 from lookalike.client.local_server import LocalServer
 from made_pictures import jpeg
 
@@ -53,6 +53,16 @@ class Process:
     def rss(self) -> int:
         """Bytes resident."""
         return int((self._folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def peak(self) -> int:
+        """Most bytes that were ever resident."""
+        line = next(
+            line
+            for line in (self._folder / "status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
+        return int(line.split()[1]) * 1024
 
     @property
     def cpu_s(self) -> float:
@@ -114,6 +124,9 @@ def server(
         with LocalServer(folder / "data", *args, command=[*command, *start, "serve"]) as started:
             yield Outside(started.address, started.pid, log)
             assert Process(started.pid).alive, log.read_text()[-2000:]
+    except ServerUnavailable as error:
+        error.add_note(log.read_text()[-2000:])
+        raise
     finally:
         patch.undo()
 

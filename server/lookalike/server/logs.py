@@ -48,6 +48,8 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("lookalike").setLevel(level.upper())
+    # For each header that is not UTF-8 it writes the header, a key perhaps, and a traceback.
+    logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 
 
 def _time(record: logging.LogRecord) -> str:
