@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
-import signal
 import sys
-import threading
-import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from lookalike.server.ending import end, end_within
 from lookalike.server.keys_commands import keys_app
 
 if TYPE_CHECKING:
@@ -24,10 +21,7 @@ if TYPE_CHECKING:
 _FAILED = 1
 _USAGE = 2
 _INTERRUPTED = 130
-_ONE_WISH_S = 0.2
-"""Signals closer together are one: timeout(1), and wrappers that pass on what the whole
-process group gets, send each twice."""
-_SLACK_S = 2.0
+_SLACK_S = 1.5
 """Time to close everything after the grace, before the process is ended all the same."""
 
 app = typer.Typer(
@@ -48,6 +42,10 @@ _ConfigFile = Annotated[
 _Data = Annotated[str | None, typer.Option(metavar="DIR", help="Folder to keep everything in.")]
 _ReadOnly = Annotated[
     bool, typer.Option("--read-only", help="Write nothing into the folder; refuse all changes.")
+]
+_TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Take the place of the server that has the folder, if any."),
 ]
 _Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Address to listen on; port 0: any free.")
@@ -93,6 +91,7 @@ def serve(
     data: _Data = None,
     read_only: _ReadOnly = False,
     listen: _Listen = None,
+    take_over: _TakeOver = False,
     embedder: _Embedder = None,
     model: _Model = None,
     index: _Index = None,
@@ -111,6 +110,7 @@ def serve(
     flags = _flags(
         {
             "server.listen": listen,
+            "server.take_over": "true" if take_over else None,
             "data.path": data,
             "data.read_only": "true" if read_only else None,
             "index.backend": index,
@@ -175,7 +175,7 @@ def verify(
 ) -> None:
     """Check a data folder that no server uses: 0 if all is well, 1 if anything was found."""
     loaded = _load(_flags({"data.path": data}, None, None, None), config)
-    _end(_verify(loaded, collection, probes, as_json, quiet))
+    end(_verify(loaded, collection, probes, as_json, quiet))
 
 
 @config_app.command("show")
@@ -224,7 +224,8 @@ def _run(loaded: Loaded) -> NoReturn:
     from lookalike.server import logs
 
     faulthandler.enable()
-    logs.configure(loaded.config.log.level, loaded.config.log.format)
+    log = loaded.config.log
+    logs.configure(log.level, log.format, words=log.words)
     try:
         code = _serve(loaded)
     except LookalikeError as error:
@@ -235,29 +236,38 @@ def _run(loaded: Loaded) -> NoReturn:
         code = _FAILED
     except KeyboardInterrupt:
         code = _INTERRUPTED
-    _end(code)
+    end(code)
 
 
 def _serve(loaded: Loaded) -> int:
     from lookalike.server.app import App
+    from lookalike.server.signals import Signals
 
     config = loaded.config
-    stop = _StopSignals()
-    server = App(config, version=_version())
+    stop = Signals()
+    server = App(config, version=_version(), should_stop=lambda: stop.wait(0), ask_to_stop=stop.ask)
+    stop.reload = server.reload
     address = server.start()
     while not (stopped := stop.wait(0)) and not server.wait_ready(0.1):
         pass
     if not stopped:
-        print(  # noqa: T201 - the one line that scripts wait for
+        _tell(
             f"lookalike {_version()} ready on {address} (embedder {config.default_model()}, "
             f"index {config.index.backend}, data {config.data.path}"
-            f"{', read-only' if config.data.read_only else ''})",
-            flush=True,
+            f"{', read-only' if config.data.read_only else ''})"
         )
     stop.wait()
-    _watch_the_end(config.server.grace_s + _SLACK_S)
-    server.stop(config.server.grace_s)
+    if not server.handed_over:
+        section = config.server
+        end_within(section.notice_s + section.grace_s + _SLACK_S, server.save)
+        server.stop(section.grace_s)
     return 0
+
+
+def _tell(line: str) -> None:
+    """Print the one line that scripts wait for; whoever has closed the pipe does not."""
+    with suppress(BrokenPipeError):
+        print(line, flush=True)  # noqa: T201
 
 
 def _restore(file: Path, data: Path | None, wishes: list[str], accept_damage: bool) -> int:
@@ -299,61 +309,6 @@ def _verify(loaded: Loaded, collection: str, probes: int, as_json: bool, quiet: 
     except KeyboardInterrupt:
         return _INTERRUPTED
     return _FAILED
-
-
-class _StopSignals:
-    """SIGTERM and SIGINT: the first asks the server to stop, the second ends the process.
-
-    The kernel may give a signal to any thread, and Python's handlers run only once the
-    main thread takes a step, which it does not while it waits for the server's end. So
-    the interpreter writes each signal to a pipe at once, and a thread of its own reads it.
-    """
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._read_end, write_end = os.pipe()
-        os.set_blocking(write_end, False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _noted)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, name="signals", daemon=True).start()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait to be asked to stop; return whether it was so in time."""
-        return self._asked.wait(timeout_s)
-
-    def _listen(self) -> None:
-        asked_at = 0.0
-        while True:
-            for number in os.read(self._read_end, 16):
-                if not self._asked.is_set():
-                    asked_at = time.monotonic()
-                    self._asked.set()
-                elif time.monotonic() - asked_at > _ONE_WISH_S:
-                    os._exit(128 + number)
-
-
-def _noted(number: int, frame: FrameType | None) -> None:
-    """Take the place of the default, which would end the process."""
-
-
-def _watch_the_end(seconds: float) -> None:
-    """End the process after so long whatever still runs: everything stored is durable."""
-
-    def give_up() -> None:
-        logging.getLogger("lookalike.server").warning("not everything ended in time; leaving")
-        _end(0)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-
-
-def _end(code: int) -> NoReturn:
-    """Leave without waiting for threads: one that hangs would keep the process alive."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _say(message: str) -> None:

@@ -77,6 +77,12 @@ class ServerSection(_Section):
     """Calls answered at the same time; more are refused with OVERLOADED. Uploads are extra."""
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long a stopping server waits for what is under way."""
+    notice_s: Annotated[float, Field(ge=0, le=600)] = 0.1
+    """How long a server that was asked to stop goes on as before while its health says
+    NOT_SERVING: what a load balancer needs to notice."""
+    take_over: bool = False
+    """Take the place of the server that uses the data folder, if there is one: it ends what is
+    under way and leaves, and no search fails."""
     default_deadline_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a call may take whose client set no deadline."""
     max_wait_ms: Annotated[float, Field(gt=0, le=60_000)] = 25.0
@@ -232,11 +238,24 @@ class DecodeSection(_Section):
     way to a process and back costs as much as the work. 0: none."""
 
 
+class CacheSection(_Section):
+    """Vectors of pictures that were embedded before, so that none is embedded twice: whatever
+    their id and collection, as long as model and file are the same. In the data folder; it may
+    be removed while no server runs."""
+
+    max_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    """Bytes on disk at most, 2 KB a picture for a model of 512 dimensions; what was not asked for
+    the longest goes first. 0: nothing is kept, and what was is removed."""
+
+
 class LogSection(_Section):
     """What is said on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    words: bool = False
+    """Say what exceptions say, with Python's tracebacks. Without, the log has their names and
+    places only: their words may hold what callers sent, paths and other secrets."""
 
 
 def _known_limits(value: Any) -> Any:
@@ -269,6 +288,7 @@ class Config(BaseSettings):
     engine: EngineSection = EngineSection()
     limits: Annotated[Limits, BeforeValidator(_known_limits)] = Limits()
     decode: DecodeSection = DecodeSection()
+    cache: CacheSection = CacheSection()
     log: LogSection = LogSection()
 
     @classmethod

@@ -83,7 +83,7 @@ class KeysFile:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Read the file. Raises FailedPrecondition, which names it."""
         self._path = path
-        self._watch = FileWatch([path], self._reload)
+        self._watch = FileWatch([path], self.reload)
         known = read_keys(path)
         self.keys = Keys(KeyRing(known), clock)
         if not known:
@@ -97,11 +97,13 @@ class KeysFile:
         """Stop looking."""
         self._watch.close()
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
+        """Read the file again. One that is damaged changes nothing."""
         try:
             known = read_keys(self._path)
         except FailedPrecondition as error:
-            _log.error("the keys in force stay: %s", error.message)
+            bare = error.message.replace(str(self._path), self._path.name)
+            _log.error("the keys in force stay: %s", bare)
             return
         self.keys.replace(KeyRing(known))
         _log.info("keys read anew count=%d", len(known))

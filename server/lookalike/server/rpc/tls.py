@@ -32,6 +32,12 @@ class TlsFiles:
         extra = (self.client_ca,) if self.client_ca is not None else ()
         return (self.certificate, self.key, *extra)
 
+    def bare(self, message: str) -> str:
+        """Return a message without the folders of the files."""
+        for path in self.paths:
+            message = message.replace(str(path), path.name)
+        return message
+
 
 class Tls:
     """The server's certificates, read anew when told to. Any thread."""
@@ -56,11 +62,11 @@ class Tls:
         try:
             fresh = _read(self._files)
         except FailedPrecondition as error:
-            _log.error("the certificates in force stay: %s", error.message)
+            _log.error("the certificates in force stay: %s", self._files.bare(error.message))
             return
         with self._lock:
             self._current, self._is_fresh = fresh, True
-        _log.info("certificates read anew file=%s", self._files.certificate)
+        _log.info("certificates read anew file=%s", self._files.certificate.name)
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Tell gRPC, which asks at every handshake, what is new; None is nothing."""
