@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookalike.backends.files import Files
 from lookalike.backends.types import IndexSpec
 from lookalike.server.domain import ExifMode, NewItem, WriteMode, WriteResult
 from lookalike.server.duplicates import Duplicates
@@ -15,6 +16,7 @@ from lookalike.server.embedding import Embedding
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
 from lookalike.server.judging import Judge
+from lookalike.server.known_vectors import KnownVectors
 from lookalike.server.library import Library
 from lookalike.server.limits import Limits
 from lookalike.server.models import ModelConfig, Models
@@ -22,6 +24,7 @@ from lookalike.server.pictures import Pictures
 from lookalike.server.reembed import Reembed
 from lookalike.server.searcher import Searcher
 from lookalike.server.store import Store
+from lookalike.server.vector_cache import VectorCache
 
 
 @dataclass
@@ -36,6 +39,7 @@ class House:
     judge: Judge
     duplicates: Duplicates
     jobs: Jobs
+    vectors: KnownVectors
 
     def put(
         self,
@@ -88,22 +92,26 @@ def open_house(
     library.start()
     assert library.wait_ready(30)
     pictures = Pictures(limits, threads=2)
-    embedding, judge = Embedding(models, pictures), Judge()
+    cache = VectorCache(data / "vectors", 2**26, Files())
+    vectors = KnownVectors(cache, limits)
+    embedding, judge = Embedding(models, pictures, vectors), Judge()
     jobs = Jobs(library, store, Reembed(store, models, pictures))
     try:
         yield House(
             store,
             models,
             library,
-            Ingest(library, pictures),
+            Ingest(library, pictures, vectors),
             Searcher(library, embedding, judge),
             judge,
             Duplicates(library, pictures, judge),
             jobs,
+            vectors,
         )
     finally:
         jobs.close()
         pictures.close()
         models.close()
+        cache.close()
         library.close()
         store.close()

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,9 +40,10 @@ from lookalike.server.domain import (
     WriteMode,
     WriteResult,
 )
-from lookalike.server.images import exif
+from lookalike.server.known_vectors import KnownVectors, of_known
 from lookalike.server.library import Library
-from lookalike.server.pictures import Pictures
+from lookalike.server.limits import Limits
+from lookalike.server.pictures import Pictures, with_exif
 
 _log = logging.getLogger(__name__)
 
@@ -102,9 +103,12 @@ class Ingest:
     the other in the order they came, so that the later one wins.
     """
 
-    def __init__(self, library: Library, pictures: Pictures) -> None:
+    def __init__(
+        self, library: Library, pictures: Pictures, vectors: KnownVectors | None = None
+    ) -> None:
         self._library = library
         self._pictures = pictures
+        self._vectors = vectors or KnownVectors(None, Limits())
         self._lock = threading.Lock()
         self._under_way: dict[tuple[int, str], deque[_Task] | None] = {}
         """Those that wait for their turn, by what they wait for."""
@@ -224,32 +228,43 @@ class Ingest:
 
     def _read(self, task: _Task) -> Future[Embedded] | WriteResult | None:
         """Read one picture on a thread of the pool; return what comes next."""
-        if (known := self._known(task)) is not None:
-            return known
+        if (told := self._known(task)) is not None:
+            return told
         collection, item = task.call.collection, task.item
         if item.image is None:
             self._take_over(task)
             return None
         model = None if task.vector is not None else collection.model()
-        picture = self._pictures.read(item.image, model)
+        known = None if model is None else self._vectors.find(model, task.sha256)
         retention = collection.record.config.retention
-        if retention is not Retention.NONE:
-            task.thumbnail = self._pictures.thumbnail(picture)
+        picture = None
+        if known is None or retention is not Retention.NONE:
+            picture = self._pictures.read(item.image, None if known is not None else model)
+            if retention is not Retention.NONE:
+                task.thumbnail = self._pictures.thumbnail(picture)
+        seen = picture or known
+        assert seen is not None
         task.image = ImageRecord(
-            width=picture.width,
-            height=picture.height,
-            media_type=picture.media_type,
+            width=seen.width,
+            height=seen.height,
+            media_type=seen.media_type,
             size_bytes=len(item.image),
             sha256=task.sha256,
             has_thumbnail=task.thumbnail is not None,
             has_original=retention is Retention.ORIGINAL,
         )
-        if task.call.exif is not ExifMode.NONE:
-            task.metadata = _with_exif(item, task.image, task.call.exif)
+        call = task.call
+        if call.exif is not ExifMode.NONE:
+            task.metadata = with_exif(item.metadata, item.image, seen.width, seen.height, call.exif)
         if model is None:
             return None
-        prepared = model.prepare(picture.image)
-        return model.submit_image(prepared, deadline=task.call.deadline, bulk=task.call.bulk)
+        if known is not None:
+            return of_known(known)
+        assert picture is not None
+        prepare = partial(model.prepare, picture.image)
+        return self._vectors.embed(
+            model, task.sha256, picture, prepare, deadline=call.deadline, bulk=call.bulk
+        )
 
     def _take_over(self, task: _Task) -> None:
         """Look at a thumbnail that the item brings; its reader's thread."""
@@ -368,17 +383,6 @@ def _ready(task: _Task) -> ReadyItem:
 
 def _without_pictures(image: ImageRecord) -> ImageRecord:
     return replace(image, has_thumbnail=False, has_original=False)
-
-
-def _with_exif(item: NewItem, image: ImageRecord, mode: ExifMode) -> Json:
-    """Return the item's metadata with what its picture says; what it brings goes first."""
-    assert item.image is not None
-    own = item.metadata.get("exif", {})
-    if not isinstance(own, Mapping):
-        return item.metadata
-    found = exif.read(item.image, position=mode is ExifMode.WITH_POSITION)
-    size = {"width": float(image.width), "height": float(image.height)}
-    return {**item.metadata, "exif": {**found, **size, **own}}
 
 
 def _as_domain(error: BaseException) -> LookalikeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
@@ -12,8 +12,8 @@ import numpy as np
 
 from lookalike.backends.errors import InvalidArgument
 from lookalike.backends.types import RgbImage
-from lookalike.server.domain import Region
-from lookalike.server.images import Decode, Decoded, decode, thumbnail
+from lookalike.server.domain import ExifMode, Json, Region
+from lookalike.server.images import Decode, Decoded, decode, exif, thumbnail
 from lookalike.server.limits import Limits
 from lookalike.server.models import LoadedModel
 from lookalike.server.work_pool import WorkPool
@@ -70,6 +70,16 @@ class Pictures:
     def close(self) -> None:
         """Finish what runs, refuse what waits."""
         self._pool.close()
+
+
+def with_exif(metadata: Json, data: bytes, width: int, height: int, mode: ExifMode) -> Json:
+    """Return an item's metadata with what its picture's file says; what it brings goes first."""
+    own = metadata.get("exif", {})
+    if not isinstance(own, Mapping):
+        return metadata
+    found = exif.read(data, position=mode is ExifMode.WITH_POSITION)
+    size = {"width": float(width), "height": float(height)}
+    return {**metadata, "exif": {**found, **size, **own}}
 
 
 def _cut(picture: Decoded, region: Region) -> RgbImage:
