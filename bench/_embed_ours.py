@@ -118,7 +118,7 @@ class Ours:
 
     def embedded(self) -> float:
         """Return how many inputs its models have embedded."""
-        return float(getattr(self.client.info(), "embedded_inputs", 0))
+        return float(self.client.info().embedding.inputs)
 
     def memory_mb(self, *, peak: bool) -> float:
         """Return what the server and its children hold, or held at most since `forget_peak`."""

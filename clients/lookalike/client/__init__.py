@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lookalike.client._recall import RecallReport, SearchTimes, SelfMatch
     from lookalike.client._results import (
         Collection,
+        EmbeddingCounts,
         Embeddings,
         Flat,
         Health,
@@ -89,6 +90,7 @@ _HOMES = {
     "_recall": ("RecallReport", "SearchTimes", "SelfMatch"),
     "_results": (
         "Collection",
+        "EmbeddingCounts",
         "Embeddings",
         "Flat",
         "Health",
@@ -126,6 +128,7 @@ __all__ = [
     "DuplicateGroup",
     "DuplicateMember",
     "DuplicateProgress",
+    "EmbeddingCounts",
     "Embeddings",
     "Explanation",
     "ExportReport",

@@ -310,6 +310,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingCounts:
+    """What embedding has cost a server since its start; zeros of one that does not say."""
+
+    inputs: int = 0
+    """Pictures and texts that went through a model."""
+    batches: int = 0
+    """Calls of a model that they took."""
+    reused: int = 0
+    """Pictures that needed no model: the same file was embedded before."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What a server is."""
 
@@ -320,6 +332,7 @@ class ServerInfo:
     default_model: str
     engine: str
     ready: bool
+    embedding: EmbeddingCounts = EmbeddingCounts()
 
 
 @dataclass(frozen=True, slots=True)

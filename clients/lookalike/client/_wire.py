@@ -238,4 +238,7 @@ def server_info(message: system_service_pb2.GetServerInfoResponse) -> results.Se
         default_model=message.default_model,
         engine=message.engine,
         ready=message.ready,
+        embedding=results.EmbeddingCounts(
+            message.embedding.inputs, message.embedding.batches, message.embedding.reused
+        ),
     )

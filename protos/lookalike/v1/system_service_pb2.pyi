@@ -49,6 +49,7 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version, for example "1.4.0"."""
     default_model: _builtins.str
@@ -69,6 +70,10 @@ class GetServerInfoResponse(_message.Message):
     def limits(self) -> Global___Limits:
         """The limits in force."""
 
+    @_builtins.property
+    def embedding(self) -> Global___EmbeddingCounts:
+        """What embedding has cost since the server started."""
+
     def __init__(
         self,
         *,
@@ -79,14 +84,45 @@ class GetServerInfoResponse(_message.Message):
         default_model: _builtins.str = ...,
         engine: _builtins.str = ...,
         ready: _builtins.bool = ...,
+        embedding: Global___EmbeddingCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "default_model", b"default_model", "engine", b"engine", "limits", b"limits", "ready", b"ready", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "default_model", b"default_model", "embedding", b"embedding", "engine", b"engine", "limits", b"limits", "ready", b"ready", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class EmbeddingCounts(_message.Message):
+    """What embedding has cost since the server started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
+    inputs: _builtins.int
+    """Images and texts that went through a model."""
+    batches: _builtins.int
+    """Calls of a model that they took."""
+    reused: _builtins.int
+    """Images that needed no model, because the same file was embedded before."""
+    def __init__(
+        self,
+        *,
+        inputs: _builtins.int = ...,
+        batches: _builtins.int = ...,
+        reused: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "inputs", b"inputs", "reused", b"reused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbeddingCounts: _TypeAlias = EmbeddingCounts  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

@@ -62,6 +62,8 @@ def info(server: _options.Server = "", json: _options.Json = False) -> int:
             ("model", found.default_model),
             ("engine", found.engine),
             ("indexes", ", ".join(found.backends)),
+            ("embedded", f"{found.embedding.inputs} inputs in {found.embedding.batches} batches"),
+            ("embedded before", f"{found.embedding.reused} pictures"),
             *_limit_pairs(found.limits),
             *((f"recall of {one.name}", recall_text(one)) for one in collections),
         ]

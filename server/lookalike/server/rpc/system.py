@@ -15,6 +15,17 @@ from lookalike.v1 import system_service_pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingCounts:
+    """What embedding has cost since the start."""
+
+    inputs: int = 0
+    """Pictures and texts that went through a model."""
+    batches: int = 0
+    reused: int = 0
+    """Pictures that needed no model."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerFacts:
     """What does not change while a server runs."""
 
@@ -25,6 +36,8 @@ class ServerFacts:
     backends: Callable[[], Sequence[str]]
     """Gives the index backends that can be used, the default one first. To know them
     takes importing them, which is for the first who asks."""
+    embedding: Callable[[], EmbeddingCounts] = EmbeddingCounts
+    """Gives what embedding has cost up to now."""
 
 
 class SystemService(system_service_pb2_grpc.SystemServiceServicer):
@@ -50,4 +63,5 @@ class SystemService(system_service_pb2_grpc.SystemServiceServicer):
             default_model=self._models.default,
             engine=self._facts.engine,
             ready=self._library.ready,
+            embedding=pb.EmbeddingCounts(**asdict(self._facts.embedding())),
         )
