@@ -168,7 +168,9 @@ class Inside(Way):
         most = limits.embed_queue_items
         self.models = Models({"m": ModelConfig("clip", options)}, "m", max_waiting=most)
         self.model = self.models.get("m")
-        self.pictures = Pictures(limits, threads=len(os.sched_getaffinity(0)))
+        self.pictures = Pictures(
+            limits, threads=len(os.sched_getaffinity(0)), hold=self.models.have_enough
+        )
 
     def embed(self, files: list[bytes], seconds: float) -> int:
         end, done = time.perf_counter() + seconds, 0

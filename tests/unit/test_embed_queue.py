@@ -533,3 +533,18 @@ def test_every_future_ends_when_closing_amid_traffic() -> None:
         thread.join(PATIENCE_S)
     assert not wait(futures, 1).not_done
     assert any(future.exception() is None for future in futures)
+
+
+@pytest.mark.parametrize(("asked", "batches"), [(False, 2), (True, 1)], ids=["bulk", "asked"])
+def test_a_model_has_enough_uploads_sooner_while_it_answers_queries(
+    queue: EmbedQueue, embedder: GatedEmbedder, asked: bool, batches: int
+) -> None:
+    futures = [queue.submit_image(marked(1000), deadline=None, bulk=not asked)]
+    until(lambda: len(embedder.seen) == 1)
+    futures += add(queue, *range(1, batches * embedder.max_batch), bulk=True)
+    before = queue.has_enough
+    futures += add(queue, 500, bulk=True)
+    after = queue.has_enough
+    embedder.open_wide()
+    wait(futures, PATIENCE_S)
+    assert (before, after, queue.has_enough) == (False, True, False)

@@ -25,6 +25,7 @@ from lookalike.backends.errors import (
 )
 from lookalike.backends.types import Prepared, Vectors
 from lookalike.server.domain import Embedded
+from lookalike.server.pace import Pace
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ PatchGrid: TypeAlias = NDArray[np.float32]
 
 _BULK_TURN: Final = 8
 """While both kinds wait, every eighth batch is bulk: uploads are slowed, never starved."""
+_BACKLOG: Final = 2
+"""Batches of uploads that wait while one is computed; more would only take memory."""
 _SMOOTHING: Final = 0.2
 """Weight of the newest batch in the mean time of one input."""
 
@@ -76,7 +79,8 @@ class EmbedQueue:
 
     Whatever waits when the model gets free goes into its next call, up to
     `embedder.max_batch` inputs of one kind; nothing ever waits for company.
-    Queries go before uploads. `submit_image`, `submit_text` and `submit_patches`:
+    Queries go before uploads, whose calls are kept short while there are queries
+    (`Pace`). `submit_image`, `submit_text` and `submit_patches`:
     any thread. Callbacks of the futures run on the model's thread and must be brief.
     """
 
@@ -94,6 +98,9 @@ class EmbedQueue:
         self._closing = False
         self._since_bulk = 0
         self._item_s = 0.0
+        self._pace = Pace(embedder.max_batch)
+        self._answering = False
+        """Queries are being computed."""
         self._batches = self._items = self._failed = self._expired = 0
         self._thread = threading.Thread(target=self._run, name=f"embed-{name}", daemon=True)
         self._thread.start()
@@ -131,6 +138,14 @@ class EmbedQueue:
         return waiting.future
 
     @property
+    def has_enough(self) -> bool:
+        """Whether no upload need be prepared now: enough wait, or queries want the processor."""
+        waiting = len(self._bulk.waiting)
+        if waiting < self._embedder.max_batch:
+            return False
+        return waiting >= _BACKLOG * self._embedder.max_batch or self._answering
+
+    @property
     def stats(self) -> QueueStats:
         with self._changed:
             bulk = len(self._bulk.waiting)
@@ -166,6 +181,8 @@ class EmbedQueue:
                     limit=self._max_waiting,
                 )
             lane.waiting.append(waiting)
+            if lane is not self._bulk:
+                self._pace.asked()
             self._changed.notify()
 
     # ------------------------------------------------------------ the model's thread
@@ -195,7 +212,8 @@ class EmbedQueue:
     def _take(self, lane: _Lane) -> list[_Waiting]:
         """Take up to a batch of those that still want an answer."""
         batch: list[_Waiting] = []
-        while len(batch) < self._embedder.max_batch:
+        most = self._pace.most() if lane is self._bulk else self._embedder.max_batch
+        while len(batch) < most:
             with self._changed:
                 if not lane.waiting:
                     break
@@ -217,6 +235,7 @@ class EmbedQueue:
 
     def _embed(self, lane: _Lane, batch: list[_Waiting]) -> None:
         start = time.monotonic()
+        self._answering = lane is not self._bulk
         try:
             results = lane.compute([waiting.input for waiting in batch])
         except Exception as error:
@@ -227,9 +246,13 @@ class EmbedQueue:
                     self._embed(lane, [waiting])
                 return
             results = [self._failure(error)]
+        finally:
+            self._answering = False
         failed = sum(isinstance(result, LookalikeError) for result in results)
         end = time.monotonic()
         spent = (end - start) / len(batch)
+        if lane is self._bulk or lane is self._images:
+            self._pace.took(len(batch), end - start)
         with self._changed:
             self._item_s += (spent - self._item_s) * (_SMOOTHING if self._item_s else 1.0)
         self._count(batches=1, items=len(batch) - failed, failed=failed)

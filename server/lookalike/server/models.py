@@ -59,6 +59,11 @@ class LoadedModel:
     def stats(self) -> QueueStats:
         return self._queue.stats
 
+    @property
+    def has_enough(self) -> bool:
+        """See `EmbedQueue.has_enough`."""
+        return self._queue.has_enough
+
     def prepare(self, image: RgbImage) -> Prepared:
         """Do the work on a picture that needs no model, in the caller's thread."""
         return self._embedder.prepare(image)
@@ -143,6 +148,10 @@ class Models:
             if slot.model is None:
                 slot.model = self._load(name, slot.config)
             return slot.model
+
+    def have_enough(self) -> bool:
+        """Whether some model has so many uploads waiting that no more need be prepared."""
+        return any(s.model is not None and s.model.has_enough for s in self._slots.values())
 
     def stats(self) -> dict[str, QueueStats]:
         """Return the queue counters of each loaded model, by name."""

@@ -30,13 +30,23 @@ class Pictures:
     """Reads pictures on as many threads as there are cores. Any thread.
 
     Pillow's C code and numpy's large operations release the interpreter lock, so
-    reading scales with the threads.
+    reading scales with the threads. One more is there for those who wait for an
+    answer. Bulk work pauses while `hold` says that what was read is not wanted yet.
     """
 
-    def __init__(self, limits: Limits, *, threads: int, decode: Decode = decode) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        threads: int,
+        decode: Decode = decode,
+        hold: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._limits = limits
         self._decode = decode
-        self._pool = WorkPool(threads, max_waiting=limits.embed_queue_items, name="picture")
+        self._pool = WorkPool(
+            threads + 1, max_waiting=limits.embed_queue_items, name="picture", hold=hold
+        )
 
     def submit(
         self, call: Callable[[], T], *, deadline: float | None, bulk: bool = False

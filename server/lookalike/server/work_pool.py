@@ -7,11 +7,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from lookalike.backends.errors import DeadlineExceeded, Draining, Overloaded
 
 T = TypeVar("T")
+
+_LOOK_S: Final = 0.01
+"""Between two looks whether bulk work may go on: nobody tells."""
 
 
 class _Work(NamedTuple, Generic[T]):
@@ -25,11 +28,22 @@ class WorkPool:
 
     The interactive queue is bounded by `max_waiting` and refuses what exceeds
     it; the bulk queue is bounded by those who fill it (upload windows). Bulk
-    work starts only while no interactive work waits.
+    work starts only while no interactive work waits, on all threads but one, which
+    is kept free for interactive work, and not while `hold` says so.
     """
 
-    def __init__(self, threads: int, *, max_waiting: int, name: str) -> None:
+    def __init__(
+        self,
+        threads: int,
+        *,
+        max_waiting: int,
+        name: str,
+        hold: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._max_waiting = max_waiting
+        self._hold = hold
+        self._bulk_threads = max(1, threads - 1)
+        self._in_bulk = 0
         self._interactive: deque[_Work[object]] = deque()
         self._bulk: deque[_Work[object]] = deque()
         self._changed = threading.Condition()
@@ -80,28 +94,40 @@ class WorkPool:
             thread.join()
 
     def _run(self) -> None:
-        while (work := self._next()) is not None:
-            if not work.future.set_running_or_notify_cancel():
-                continue
-            if work.deadline is not None and time.monotonic() > work.deadline:
-                work.future.set_exception(
-                    DeadlineExceeded("The time ran out while the picture waited to be read.")
-                )
-                continue
-            try:
-                result = work.call()
-            except BaseException as error:  # the Future's owner decides what it means
-                work.future.set_exception(error)
-            else:
-                work.future.set_result(result)
-            del work
+        while (taken := self._next()) is not None:
+            work, is_bulk = taken
+            self._do(work)
+            del work, taken
+            if is_bulk:
+                with self._changed:
+                    self._in_bulk -= 1
 
-    def _next(self) -> _Work[object] | None:
+    def _do(self, work: _Work[object]) -> None:
+        if not work.future.set_running_or_notify_cancel():
+            return
+        if work.deadline is not None and time.monotonic() > work.deadline:
+            work.future.set_exception(
+                DeadlineExceeded("The time ran out while the picture waited to be read.")
+            )
+            return
+        try:
+            result = work.call()
+        except BaseException as error:  # the Future's owner decides what it means
+            work.future.set_exception(error)
+        else:
+            work.future.set_result(result)
+
+    def _next(self) -> tuple[_Work[object], bool] | None:
+        """Wait for work; return it and whether it is bulk. None once closed."""
         with self._changed:
             while not self._closed:
                 if self._interactive:
-                    return self._interactive.popleft()
-                if self._bulk:
-                    return self._bulk.popleft()
-                self._changed.wait()
+                    return self._interactive.popleft(), False
+                wait_s = None
+                if self._bulk and self._in_bulk < self._bulk_threads:
+                    if not self._hold():
+                        self._in_bulk += 1
+                        return self._bulk.popleft(), True
+                    wait_s = _LOOK_S
+                self._changed.wait(wait_s)
             return None
