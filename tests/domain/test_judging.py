@@ -248,6 +248,27 @@ def test_searches_go_on_with_the_old_one_while_it_is_learned(
         assert new.pair_count > old.pair_count
 
 
+def test_it_is_learned_while_every_item_is_being_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time that more than one is read, one of them goes."""
+    with open_house(tmp_path) as house:
+        collection = vectors_in(house, kinds(120, 18))
+        vectors = Collection.vectors
+        going = iter([f"v-{i}" for i in range(10)])
+
+        def restless(self: Collection, keys: np.ndarray) -> Vectors:
+            if len(keys) > 1:
+                self.delete([next(going)], dry_run=False)
+                raise KeyError("an item is gone")
+            return vectors(self, keys)
+
+        monkeypatch.setattr(Collection, "vectors", restless)
+        found = Judge().calibration(collection)
+        assert found is not None
+        assert found.pair_count == 117 * 116 // 2
+
+
 # ------------------------------------------------------------------- judging
 
 

@@ -102,6 +102,7 @@ def streams_that_stay(port: int, much: int) -> None:
                 stream = peer.stream()
                 peer.send(frame(h2.HEADERS, h2.END_HEADERS, stream, headers(h2.SEARCH)))
             peer.drain(0.05)
+        time.sleep(much / 100)
 
 
 def header_bombs(port: int, much: int) -> None:

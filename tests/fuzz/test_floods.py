@@ -17,7 +17,7 @@ LONG = 200
 MOST_MEANWHILE = 400 * MIB
 MOST_AFTER = 64 * MIB
 """Over all floods together."""
-MOST_THREADS = 128
+MOST_THREADS = 192
 """gRPC's pool makes them when it first needs them, and keeps them."""
 CALM_S = 20.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,7 @@ from lookalike.backends.errors import (
     ItemNotFound,
     LookalikeError,
 )
-from lookalike.backends.types import Keys, RgbImage
+from lookalike.backends.types import Keys, RgbImage, Vectors
 from lookalike.server.calibration import MIN_ITEMS, Calibration, learn, sample_size
 from lookalike.server.collection import Collection
 from lookalike.server.domain import Filter, Judgement, Match, Tier, View
@@ -47,6 +48,7 @@ had as many other pictures before its original."""
 _DRIFT: Final = 0.25
 """Learned again when the collection has grown or shrunk by this part."""
 _SEED: Final = 20240607
+_TRIES: Final = 3
 _THUMBNAIL_PIXELS: Final = 2**20
 
 
@@ -151,11 +153,7 @@ class Judge:
         size = sample_size(len(keys), config.dimension)
         rng = np.random.default_rng(_SEED)
         chosen: Keys = np.sort(rng.choice(keys, size, replace=False))
-        try:
-            vectors = collection.vectors(chosen)
-        except KeyError:  # items went meanwhile; the rest is as good a sample
-            chosen = np.array(sorted(collection.fetch(chosen.tolist(), View.ID)), np.int64)
-            vectors = collection.vectors(chosen)
+        chosen, vectors = _still_there(collection, chosen)
         calibration = None
         if len(chosen) >= MIN_ITEMS:
             calibration = learn(vectors, config.metric, _Pairs(collection, chosen).same)
@@ -166,6 +164,23 @@ class Judge:
             calibration.pair_count if calibration else 0,
         )
         return _Learned(calibration, count, space)
+
+
+def _still_there(collection: Collection, keys: Keys) -> tuple[Keys, Vectors]:
+    """Return the vectors of items, and the keys of those that have not gone meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            return keys, collection.vectors(keys)
+        except KeyError:  # the rest is as good a sample
+            keys = np.array(sorted(collection.fetch(keys.tolist(), View.ID)), np.int64)
+    # All are being replaced: those that can be read one by one will do.
+    found: list[tuple[int, Vectors]] = []
+    for key in keys.tolist():
+        with suppress(KeyError):
+            found.append((key, collection.vectors(np.array([key], np.int64))))
+    if not found:
+        return keys[:0], np.empty((0, collection.record.config.dimension), np.float32)
+    return np.array([key for key, _ in found], np.int64), np.concatenate([v for _, v in found])
 
 
 class Calibrations:
