@@ -17,6 +17,7 @@ from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
 from lookalike.server.backup import Backups
 from lookalike.server.config import Config, is_loopback
+from lookalike.server.config_schema import ServerSection
 from lookalike.server.duplicates import Duplicates
 from lookalike.server.embedding import Embedding
 from lookalike.server.explain import Explainer
@@ -32,6 +33,7 @@ from lookalike.server.pictures import Pictures
 from lookalike.server.recall import Recalls
 from lookalike.server.reembed import Reembed
 from lookalike.server.rpc.access import Keys, KeysFile
+from lookalike.server.rpc.reception import Times
 from lookalike.server.rpc.server import Domain, Front, check_address
 from lookalike.server.rpc.system import ServerFacts
 from lookalike.server.rpc.tls import Tls, TlsFiles
@@ -96,7 +98,7 @@ class App:
         front = self._front = Front(
             domain,
             threads=config.server.threads,
-            default_deadline_s=config.server.default_deadline_s,
+            times=_times(config.server),
             keys=keys,
             credentials=tls.credentials() if tls is not None else None,
         )
@@ -220,6 +222,19 @@ class App:
                 front.set_ready()
                 self._ready.set()
                 return
+
+
+def _times(section: ServerSection) -> Times:
+    """Return how long peers may take."""
+    return Times(
+        default_deadline_s=section.default_deadline_s,
+        max_wait_s=section.max_wait_ms / 1e3,
+        message_s=section.message_s,
+        idle_s=section.idle_s,
+        handshake_s=section.handshake_s,
+        connection_idle_s=section.connection_idle_s,
+        keepalive_s=section.keepalive_s,
+    )
 
 
 def _lacking(config: Config) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from lookalike.backends.errors import Cancelled, DeadlineExceeded
 
@@ -21,7 +21,7 @@ class Until(float):
     """Whether the caller has left."""
     _calls: list[Callable[[], object]]
 
-    def __new__(cls, at: float) -> Until:
+    def __new__(cls, at: float) -> Self:
         self = super().__new__(cls, at)
         self.left = False
         self._calls = []

@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from lookalike.backends.errors import Internal, LookalikeError, Overloaded
+from lookalike.server.deadlines import Until
 from lookalike.server.rpc import reading
 from lookalike.server.rpc.gates import Gate, Gates, only_reads
 from lookalike.server.rpc.status import code_of, rich_status
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 _OURS = "/lookalike.v1."
-_HEALTH = "/grpc.health.v1."
-_LASTING = frozenset(
+HEALTH = "/grpc.health.v1."
+LASTING = frozenset(
     {"WatchJob", "FindDuplicates", "Verify", "Backup", "ExportItems", "ServerReflectionInfo"}
 )
 """Methods whose calls last as long as their callers like."""
@@ -122,7 +123,7 @@ class CallGuard(grpc.ServerInterceptor):
         return known[1]
 
     def _wrap(self, handler: Any, method: str) -> Any:
-        if method.startswith(_HEALTH):
+        if method.startswith(HEALTH):
             return handler._replace(
                 request_deserializer=reading.reading(handler.request_deserializer, UNKNOWN_SERVICE)
             )
@@ -137,7 +138,7 @@ class CallGuard(grpc.ServerInterceptor):
     def _slots(self, name: str) -> Slots:
         if name in _BOUNDED_ELSEWHERE:
             return Slots(sys.maxsize, "calls")
-        return self._streams if name in _LASTING else self._calls
+        return self._streams if name in LASTING else self._calls
 
 
 def _unary(
@@ -292,9 +293,12 @@ def request_id_of(context: grpc.ServicerContext) -> str:
     return os.urandom(16).hex()
 
 
-def deadline_of(context: grpc.ServicerContext, default_s: float) -> float:
-    """Return when the caller gives up, as `time.monotonic()`; without a deadline, the default."""
+def deadline_of(context: grpc.ServicerContext, default_s: float) -> Until:
+    """Return when the caller gives up, or until it leaves; without a deadline, the default."""
     remaining = context.time_remaining()
     if remaining is None or remaining > _FAR_S:
         remaining = default_s
-    return time.monotonic() + remaining
+    until = Until(time.monotonic() + remaining)
+    if not context.add_callback(until.leave):
+        until.leave()
+    return until

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
@@ -20,8 +20,10 @@ from lookalike.server.limits import Limits
 from lookalike.server.rpc.access import AccessGuard, Keys
 from lookalike.server.rpc.admin import AdminService
 from lookalike.server.rpc.embed import EmbedService
+from lookalike.server.rpc.health import Health
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
+from lookalike.server.rpc.peers import Peers
 from lookalike.server.rpc.ports import (
     Backups,
     Calibrations,
@@ -38,6 +40,7 @@ from lookalike.server.rpc.ports import (
     Searcher,
     Verifier,
 )
+from lookalike.server.rpc.reception import Reception, Times
 from lookalike.server.rpc.scopes import scopes
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.search_streams import SearchStreams
@@ -79,9 +82,8 @@ _SERVICES = (
     reflection.SERVICE_NAME,
 )
 _WAIT_FOR_LIBRARY = (INDEX, SEARCH)
-_LASTING_CALLS = 8
-_SPARE_THREADS = 8
-"""Threads for refusals and health checks while all others are taken."""
+_SPARE_FILES = 512
+"""Open files for all but connections: the database, indexes, decoding processes."""
 _LAST_WORDS_S = 0.5
 """Time for answers that are on their way when all calls have ended."""
 _ERROR_DETAILS = error_details_pb2.DESCRIPTOR.name
@@ -118,7 +120,7 @@ class Front:
         domain: Domain,
         *,
         threads: int,
-        default_deadline_s: float,
+        times: Times,
         keys: Keys | None = None,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
@@ -129,22 +131,22 @@ class Front:
         limits = domain.limits
         self._keys, self._credentials = keys, credentials
         declared = scopes(_SERVICES)
-        outermost = [] if keys is None else [AccessGuard(keys, declared, domain.jobs)]
-        self._health = health.HealthServicer()
+        access = [] if keys is None else [AccessGuard(keys, declared, domain.jobs)]
+        self._reception = Reception(limits, threads, times, Peers(keys))
+        self._health = Health(self._reception.for_watchers)
         self._traffic = Traffic()
         self._uploads = Uploads(domain.library, domain.ingest, limits, self._traffic)
         self._streams = SearchStreams(limits.max_search_streams)
         self._guard = CallGuard(
-            Slots(threads, "calls"), Slots(_LASTING_CALLS, "calls that last, like watching a job")
+            Slots(2 * threads, "calls"),
+            Slots(limits.max_lasting_calls, "calls that last, like watching a job"),
         )
-        streams = limits.max_uploads + limits.max_search_streams + _LASTING_CALLS
-        workers = threads + streams + _SPARE_THREADS
         self._server = grpc.server(
-            ThreadPoolExecutor(workers, thread_name_prefix="rpc"),
-            interceptors=[*outermost, self._guard],
-            options=list(_options(limits).items()),
+            self._reception.for_calls,  # for what it does not give a place of its own
+            interceptors=[self._reception, *access, self._guard],
+            options=list(_options(limits, times).items()),
         )
-        self._add_services(domain, default_deadline_s)
+        self._add_services(domain, times.default_deadline_s)
         self._set_health(
             {"": True, ADMIN: True, EMBED: True, SYSTEM: True, INDEX: False, SEARCH: False}
         )
@@ -210,6 +212,7 @@ class Front:
                 port = self._server.add_secure_port(listen, self._credentials)
         except RuntimeError:
             raise _cannot_listen(listen, "gRPC could not bind it") from None
+        self._reception.start()
         self._server.start()
         return f"{listen.rpartition(':')[0]}:{port}"
 
@@ -228,6 +231,7 @@ class Front:
         self._streams.drain()
         self._guard.drain(grace_s)
         self._server.stop(_LAST_WORDS_S if grace_s else 0).wait()
+        self._reception.close()
 
     def _set_health(self, serving: Mapping[str, bool]) -> None:
         for name, is_serving in serving.items():
@@ -237,21 +241,36 @@ class Front:
             self._health.set(name, status)
 
 
-def _options(limits: Limits) -> dict[str, int]:
+def _options(limits: Limits, times: Times) -> dict[str, int]:
     """Return the channel arguments: message sizes, and who is still there."""
     return {
         "grpc.so_reuseport": 0,  # two servers on one port would share its calls silently
         "grpc.max_receive_message_length": limits.max_message_bytes,
         "grpc.max_send_message_length": limits.max_message_bytes,
         "grpc.max_concurrent_streams": 100,
-        "grpc.keepalive_time_ms": 60_000,
-        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.max_allowed_incoming_connections": _connections(limits.max_connections),
+        "grpc.server_handshake_timeout_ms": round(times.handshake_s * 1e3),
+        "grpc.max_connection_idle_ms": round(times.connection_idle_s * 1e3),
+        "grpc.keepalive_time_ms": round(times.keepalive_s * 1e3),
+        "grpc.keepalive_timeout_ms": round(times.keepalive_s * 500),
         "grpc.keepalive_permit_without_calls": 1,
-        "grpc.http2.min_ping_interval_without_data_ms": 30_000,
+        "grpc.http2.min_ping_interval_without_data_ms": 10_000,
         # Connections end now and then, so that load spreads after a restart; the calls
         # on them, uploads above all, may take as long as they like.
         "grpc.max_connection_age_ms": 30 * 60_000,
     }
+
+
+def _connections(wanted: int) -> int:
+    """Allow this process the open files for so many connections; return how many it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = wanted + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < files:
+        soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, soft - min(_SPARE_FILES, soft // 2))
 
 
 def _add_reflection(server: grpc.Server) -> None:
