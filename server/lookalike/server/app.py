@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lookalike.backends.errors import FailedPrecondition, LookalikeError
+from lookalike.backends.errors import Cancelled, FailedPrecondition, LookalikeError
 from lookalike.backends.files import Files, NoFiles
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
@@ -23,10 +23,12 @@ from lookalike.server.embedding import Embedding
 from lookalike.server.explain import Explainer
 from lookalike.server.export import Exporter
 from lookalike.server.facets import Facets
+from lookalike.server.handover import Offer, Predecessor
 from lookalike.server.images import Allowance, Decode, Workers, decode
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
 from lookalike.server.judging import Calibrations, Judge
+from lookalike.server.known_vectors import KnownVectors
 from lookalike.server.library import Library
 from lookalike.server.models import Models
 from lookalike.server.pictures import Pictures
@@ -35,29 +37,65 @@ from lookalike.server.reembed import Reembed
 from lookalike.server.rpc.access import Keys, KeysFile
 from lookalike.server.rpc.reception import Times
 from lookalike.server.rpc.server import Domain, Front, check_address
-from lookalike.server.rpc.system import ServerFacts
+from lookalike.server.rpc.system import EmbeddingCounts, ServerFacts
 from lookalike.server.rpc.tls import Tls, TlsFiles
 from lookalike.server.searcher import Searcher
 from lookalike.server.store import ReadOnlyStore, Store
+from lookalike.server.succession import Leaving, LeavingFiles, LeavingStore, data_format
+from lookalike.server.vector_cache import VectorCache
 from lookalike.server.verifying import Verifier
 from lookalike.server.watching import FileWatch
 
 _log = logging.getLogger(__name__)
+_LEAVE_S = 10.0
+"""For the server that was here before to end; it takes less than one."""
 
 
 class App:
     """A whole server. `start` and `stop` by one owner; `stop` also after a failed start."""
 
     def __init__(
-        self, config: Config, *, version: str, clock: Callable[[], float] = time.time
+        self,
+        config: Config,
+        *,
+        version: str,
+        clock: Callable[[], float] = time.time,
+        should_stop: Callable[[], bool] = lambda: False,
+        ask_to_stop: Callable[[], None] = lambda: None,
     ) -> None:
+        """`should_stop`: whether to give up waiting for another server.
+
+        `ask_to_stop` is called when another takes over; then `stop` if `handed_over` is
+        still false.
+        """
         self._config = config
+        self._should_stop, self._ask_to_stop = should_stop, ask_to_stop
         self._version = version
         self._clock = clock
         self._closing = ExitStack()
         self._front: Front | None = None
         self._stopping = threading.Event()
         self._ready = threading.Event()
+        self._reloads: list[Callable[[], None]] = []
+        self._work: Sequence[Callable[[], None]] = ()
+        self._saves: Sequence[Callable[[], None]] = ()
+        self._listen, self._shares_address = config.server.listen, False
+        self._leaving: Leaving | None = None
+
+    @property
+    def handed_over(self) -> bool:
+        """True once another server has taken over and nothing is left to do but to leave."""
+        return self._leaving is not None and self._leaving.over.is_set()
+
+    def reload(self) -> None:
+        """Read keys and certificates again, now. Any thread."""
+        for one in self._reloads:
+            one()
+
+    def save(self) -> None:
+        """Write down what shortens the next start and close the store, whatever hangs."""
+        for one in self._saves:
+            one()
 
     def start(self) -> str:
         """Open the data folder, load the default model, listen; return the address.
@@ -81,29 +119,45 @@ class App:
         self._stopping.set()
         if self._front is not None:
             _log.info("draining grace_s=%g", grace_s)
-            self._front.stop(grace_s)
+            self._front.stop(grace_s, self._config.server.notice_s if grace_s else 0.0)
         self._closing.close()
         _log.info("stopped")
 
     def _start(self) -> str:
         config = self._config
         _check_open(config)
-        check_address(config.server.listen)
+        if not config.server.take_over:
+            check_address(config.server.listen)
         engines.resolve(config.engine.name)
         keys, tls = self._keys(), self._tls()
-        files = NoFiles() if config.data.read_only else Files(config.data.min_free_bytes)
+        models = Models(
+            config.model_configs(),
+            config.default_model(),
+            max_waiting=config.limits.embed_queue_items,
+        )
+        self._closing.callback(models.close)
+        other = self._make_room(models) if config.server.take_over else None
+        files = NoFiles() if config.data.read_only else LeavingFiles(config.data.min_free_bytes)
         store = self._open_store(files)
         self._closing.callback(store.close)
-        domain, library = self._compose(store, files)
+        domain, library = self._compose(store, files, models)
         front = self._front = Front(
             domain,
             threads=config.server.threads,
             times=_times(config.server),
             keys=keys,
             credentials=tls.credentials() if tls is not None else None,
+            shares_address=self._shares_address,
         )
         library.start()
-        address = front.start(config.server.listen)
+        if other is not None:
+            self._await(library)
+            front.doors.hold_writes()
+            front.set_ready()
+        address = front.start(self._listen)
+        if other is not None:
+            self._relieve(other, front)
+        self._offer(library, store, files, front, address)
         follower = threading.Thread(target=self._follow, args=(library, front), name="readiness")
         follower.start()
         self._closing.callback(follower.join)
@@ -113,6 +167,61 @@ class App:
             )
         return address
 
+    def _make_room(self, models: Models) -> Predecessor | None:
+        """Have the server that uses the folder make room. What takes long comes before."""
+        folder = self._config.data.path
+        if self._config.data.read_only:
+            raise FailedPrecondition(
+                "A server that only reads takes no other's place, and any number of them can "
+                "share a folder: leave out --take-over."
+            )
+        models.get("")
+        other = Predecessor.find(folder, self._should_stop) if folder.is_dir() else None
+        if other is None:
+            check_address(self._listen)
+            return None
+        self._closing.callback(other.close)
+        other.greet(data_format(), self._version)
+        self._listen, self._shares_address = other.place(self._listen)
+        if other.address:  # else it will be free when the other has gone
+            check_address(self._listen, is_shared=self._shares_address)
+        other.make_room(folder)
+        return other
+
+    def _await(self, library: Library) -> None:
+        """Wait until all collections are open: the other server answers meanwhile."""
+        while not library.wait_ready(0.2):
+            if self._should_stop():
+                raise Cancelled("Asked to stop before it had taken over.")
+
+    def _relieve(self, other: Predecessor, front: Front) -> None:
+        """Take all new calls, let the other server go, and then take changes, too."""
+        front.doors.take_all()
+        if not other.relieve(_LEAVE_S):
+            _log.warning("the server that was here before does not end; it writes no more")
+        front.doors.open()
+        _log.info("took over from the server that was here before")
+
+    def _offer(
+        self, library: Library, store: Store, files: Files, front: Front, address: str
+    ) -> None:
+        """Answer servers that ask for this one's place."""
+        if not (isinstance(store, LeavingStore) and isinstance(files, LeavingFiles)):
+            return
+        leaving = self._leaving = Leaving(
+            doors=front.doors,
+            library=library,
+            work=self._work,
+            store=store,
+            files=files,
+            address=address,
+            grace_s=self._config.server.grace_s,
+            stop=self._ask_to_stop,
+        )
+        offer = Offer(self._config.data.path, leaving.answer)
+        self._closing.callback(offer.close)
+        offer.start()
+
     def _keys(self) -> Keys | None:
         """Return the keys that callers need, kept as their file has them."""
         if not self._config.access.keys_file:
@@ -120,6 +229,7 @@ class App:
         file = KeysFile(Path(self._config.access.keys_file), self._clock)
         self._closing.callback(file.close)
         file.start()
+        self._reloads.append(file.reload)
         return file.keys
 
     def _tls(self) -> Tls | None:
@@ -133,6 +243,7 @@ class App:
         tls = Tls(files)
         self._closing.callback(watch.close)
         watch.start()
+        self._reloads.append(tls.reload)
         return tls
 
     def _open_store(self, files: Files) -> Store:
@@ -140,11 +251,11 @@ class App:
         try:
             if self._config.data.read_only:
                 return ReadOnlyStore.open_unchanged(folder)
-            return Store.open(folder, clock=self._clock, files=files)
+            return LeavingStore.open(folder, clock=self._clock, files=files)
         except LookalikeError as error:  # goes to the operator, who is helped by the path
             raise type(error)(f"{folder}: {error.message}") from error
 
-    def _compose(self, store: Store, files: Files) -> tuple[Domain, Library]:
+    def _compose(self, store: Store, files: Files, models: Models) -> tuple[Domain, Library]:
         """Build the domain. What is built last is closed first, but for the library.
 
         Items that are on their way through pictures and models end in the library, so
@@ -152,9 +263,9 @@ class App:
         """
         config, closing = self._config, self._closing
         limits, default_index = config.limits, config.index.spec()
-        models = Models(
-            config.model_configs(), config.default_model(), max_waiting=limits.embed_queue_items
-        )
+        cache = VectorCache(config.data.path / "vectors", config.cache.max_bytes, files)
+        closing.callback(cache.close)
+        vectors = KnownVectors(cache, limits)
         library = Library(
             store,
             models,
@@ -169,14 +280,18 @@ class App:
         closing.callback(models.close)
         auto.check(default_index, models.get("").dim)
         cores = len(os.sched_getaffinity(0))
-        pictures = Pictures(limits, threads=cores, decode=self._decoder(cores))
+        pictures = Pictures(
+            limits, threads=cores, decode=self._decoder(cores), hold=models.have_enough
+        )
         closing.callback(pictures.close)
-        embedding, judge = Embedding(models, pictures), Judge()
+        embedding, judge = Embedding(models, pictures, vectors), Judge()
         jobs = Jobs(library, store, Reembed(store, models, pictures), clock=self._clock)
         closing.callback(jobs.close)
+        self._work = (jobs.close, cache.close)
+        self._saves = [lambda: library.settle(last=False), store.close]
         domain = Domain(
             library=library,
-            ingest=Ingest(library, pictures),
+            ingest=Ingest(library, pictures, vectors),
             searcher=Searcher(library, embedding, judge, cores=len(os.sched_getaffinity(0))),
             explainer=Explainer(library, embedding, pictures, judge),
             facets=Facets(library),
@@ -196,6 +311,7 @@ class App:
                 start_time=self._clock(),
                 engine=config.engine.name,
                 backends=functools.cache(functools.partial(_backends, default_index.backend)),
+                embedding=functools.partial(_embedding, models, vectors),
             ),
         )
         return domain, library
@@ -255,6 +371,14 @@ def _check_open(config: Config) -> None:
             "--tls-certificate, --tls-key and --keys (made by lookalike keys create), or "
             "--listen 127.0.0.1:50051 for this machine alone; --insecure listens all the same."
         )
+
+
+def _embedding(models: Models, vectors: KnownVectors) -> EmbeddingCounts:
+    """Return what embedding has cost up to now."""
+    stats = models.stats().values()
+    return EmbeddingCounts(
+        sum(s.items for s in stats), sum(s.batches for s in stats), vectors.reused
+    )
 
 
 def _backends(default: str) -> Sequence[str]:

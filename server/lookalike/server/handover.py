@@ -34,6 +34,10 @@ _log = logging.getLogger(__name__)
 PROTOCOL = 1
 _LOOK_S = 0.2
 _MOST_BYTES = 64 * 1024
+_PATIENCE_S = 60.0
+"""For a server that is starting or stopping: twice the grace that it has by default."""
+_NAME_S = 10.0
+_STOPPED = "Asked to stop before the other server had made room."
 
 
 class Talk:
@@ -66,7 +70,7 @@ class Talk:
         ends = None if timeout_s is None else time.monotonic() + timeout_s
         while b"\n" not in self._received:
             if should_stop():
-                raise Cancelled("Asked to stop before the other server had made room.")
+                raise Cancelled(_STOPPED)
             left_s = _LOOK_S if ends is None else ends - time.monotonic()
             try:
                 self._peer.settimeout(min(max(left_s, 0.001), _LOOK_S))
@@ -98,16 +102,7 @@ class Offer:
         self._closed = False
 
     def start(self) -> None:
-        """Begin to listen; a name that is taken is logged, and nothing more."""
-        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            door.bind(_name(self._folder))
-            door.listen(8)
-        except OSError as error:
-            door.close()
-            _log.warning("no other server can take over from this one: %s", error.strerror)
-            return
-        self._door = door
+        """Begin to listen; a name that stays taken is logged, and nothing more."""
         threading.Thread(target=self._run, name="handover", daemon=True).start()
 
     def close(self) -> None:
@@ -118,11 +113,28 @@ class Offer:
                 self._door.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
             self._door.close()
 
-    def _run(self) -> None:
-        assert self._door is not None
+    def _open(self) -> socket.socket | None:
+        """Take the name; one who has left may not have given it back yet."""
+        ends = time.monotonic() + _NAME_S
         while not self._closed:
+            door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                peer, _ = self._door.accept()
+                door.bind(_name(self._folder))
+                door.listen(8)
+                return door
+            except OSError as error:
+                door.close()
+                if time.monotonic() > ends:
+                    _log.warning("no other server can take over from this: %s", error.strerror)
+                    return None
+            time.sleep(0.02)
+        return None
+
+    def _run(self) -> None:
+        door = self._door = self._open()
+        while door is not None and not self._closed:
+            try:
+                peer, _ = door.accept()
             except OSError:
                 return
             with peer:
@@ -146,13 +158,24 @@ class Predecessor:
 
     @classmethod
     def find(cls, folder: Path, should_stop: Callable[[], bool]) -> Self | None:
-        """Return the server that uses the folder; None if none does, or none that answers."""
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            peer.connect(_name(folder))
-        except OSError:
-            peer.close()
-            return None
+        """Return the server that uses the folder; None if none does.
+
+        One that has the folder's lock and does not answer is about to be there, or to go:
+        it is waited for. Raises FailedPrecondition, Cancelled.
+        """
+        ends = time.monotonic() + _PATIENCE_S
+        while True:
+            peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                peer.connect(_name(folder))
+                break
+            except OSError:
+                peer.close()
+            if not _is_locked(folder) or time.monotonic() > ends:
+                return None
+            if should_stop():
+                raise Cancelled(_STOPPED)
+            time.sleep(_LOOK_S)
         if not _is_trusted(peer):
             peer.close()
             raise FailedPrecondition(
@@ -173,10 +196,23 @@ class Predecessor:
                 f"({heard.get('why', 'it does not answer')}). Stop it."
             )
 
-    def make_room(self) -> None:
+    def make_room(self, folder: Path) -> None:
         """Have it end its changes and release the folder; it may as well end. Cancelled."""
         self._talk.say("go")
         self._talk.hear(None, self._should_stop)
+        ends = time.monotonic() + _PATIENCE_S
+        while _is_locked(folder) and time.monotonic() < ends:
+            if self._should_stop():
+                raise Cancelled(_STOPPED)
+            time.sleep(0.02)
+
+    def place(self, listen: str) -> tuple[str, bool]:
+        """Return where to listen, and whether it still listens there, too."""
+        host, _, port = listen.rpartition(":")
+        theirs = self.address.rpartition(":")[2]
+        if theirs and port in ("0", theirs):
+            return f"{host}:{theirs}", True
+        return listen, False
 
     def relieve(self, timeout_s: float) -> bool:
         """Tell it that another serves; return whether it has gone in time."""
@@ -188,24 +224,19 @@ class Predecessor:
         self._peer.close()
 
 
-def wait_unlocked(folder: Path, timeout_s: float, should_stop: Callable[[], bool]) -> None:
-    """Wait until no process has the folder's lock, but only so long. Raises Cancelled."""
-    ends = time.monotonic() + timeout_s
-    while time.monotonic() < ends:
-        try:
-            file = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return
-        except OSError:
-            pass
-        finally:
-            os.close(file)
-        if should_stop():
-            raise Cancelled("Asked to stop before the other server had gone.")
-        time.sleep(0.02)
+def _is_locked(folder: Path) -> bool:
+    """Say whether a process has the folder, to write there or to read."""
+    try:
+        file = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(file)
 
 
 def _name(folder: Path) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,12 +112,6 @@ class Settling(Protocol):
     def settle(self, *, last: bool) -> None: ...
 
 
-class Ending(Protocol):
-    """Jobs: see `lookalike.server.jobs`."""
-
-    def close(self) -> None: ...
-
-
 class Leaving:
     """Makes room for another server. `answer` on one thread."""
 
@@ -126,19 +120,18 @@ class Leaving:
         *,
         doors: Doors,
         library: Settling,
-        jobs: Ending,
+        work: Sequence[Callable[[], None]],
         store: LeavingStore,
         files: LeavingFiles,
         address: str,
         grace_s: float,
-        gone: Callable[[], None],
         stop: Callable[[], None],
     ) -> None:
-        """`gone` is called when another serves; `stop` where this one must rather stop."""
-        self._doors, self._library, self._jobs = doors, library, jobs
+        """`work` ends what else writes into the folder. `stop` ends the server."""
+        self._doors, self._library, self._work = doors, library, work
         self._store, self._files = store, files
         self._address, self._grace_s = address, grace_s
-        self._gone, self._stop = gone, stop
+        self._stop = stop
         self._is_released = False
         self.over = threading.Event()
         """Set once another serves in the place of this one."""
@@ -184,7 +177,8 @@ class Leaving:
             self._doors.open()
             _log.warning("the server that was to take over has ended; this one goes on")
             return False
-        self._jobs.close()
+        for end in self._work:
+            end()
         self._library.settle(last=True)
         self._files.let_go()
         self._store.let_go()
@@ -196,4 +190,4 @@ class Leaving:
         self._doors.end_all()
         self.over.set()
         _log.info("another server has taken over")
-        self._gone()
+        self._stop()

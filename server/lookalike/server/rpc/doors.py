@@ -17,12 +17,18 @@ within 0.25 s, three times as a rule; what takes longer is cut off and asked aga
 _LAST_WORDS_S = 0.1
 """For answers that are on their way."""
 _SOON_S = 0.25
+_OPENING_S = 1.0
+"""Changes wait for the other server to open the folder. gRPC's retries ask three times more."""
 
 
-def _moving() -> LookalikeError:
+def _moving(retry_s: float = _SOON_S) -> LookalikeError:
     return Unavailable(
-        "One server takes the place of another; call again in a moment.", retry_after_s=_SOON_S
+        "One server takes the place of another; call again in a moment.", retry_after_s=retry_s
     )
+
+
+def _opening() -> LookalikeError:
+    return _moving(_OPENING_S)
 
 
 class Doors:
@@ -62,12 +68,12 @@ class Doors:
 
     def end_changes(self, grace_s: float) -> bool:
         """Let uploads and then other changes end; searches go on. Return whether all did."""
-        self._gates.uploads.close(_moving)
+        self._gates.uploads.close(_opening)
         self._uploads.drain(grace_s)
         is_over = self._gates.uploads.wait(grace_s)
         if not is_over:
             self._uploads.cut()
-        self._gates.writes.close(_moving)
+        self._gates.writes.close(_opening)
         return self._gates.writes.wait(grace_s) and is_over
 
     def end_all(self) -> None:

@@ -58,7 +58,10 @@ def _listening(port: int) -> Iterator[list[socket.socket]]:
     try:
         for number in os.listdir("/proc/self/fd"):
             with suppress(OSError):
-                one = socket.socket(fileno=os.dup(int(number)))
+                # A copy of anything else, the lock of the data folder say, would keep it.
+                if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+                    continue
+                one = _copy(int(number))
                 if _listens(one, port):
                     found.append(one)
                 else:
@@ -67,6 +70,15 @@ def _listening(port: int) -> Iterator[list[socket.socket]]:
     finally:
         for one in found:
             one.close()
+
+
+def _copy(number: int) -> socket.socket:
+    copied = os.dup(number)
+    try:
+        return socket.socket(fileno=copied)
+    except OSError:
+        os.close(copied)
+        raise
 
 
 def _listens(one: socket.socket, port: int) -> bool:

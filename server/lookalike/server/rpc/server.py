@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import socket
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
@@ -19,6 +21,7 @@ from lookalike.backends.types import IndexSpec
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.access import AccessGuard, Keys
 from lookalike.server.rpc.admin import AdminService
+from lookalike.server.rpc.doors import Doors
 from lookalike.server.rpc.embed import EmbedService
 from lookalike.server.rpc.health import Health
 from lookalike.server.rpc.index import IndexService
@@ -123,9 +126,11 @@ class Front:
         times: Times,
         keys: Keys | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        shares_address: bool = False,
     ) -> None:
         """With `keys`, callers need one; with `credentials`, they speak TLS.
 
+        `shares_address`: another process of this user still listens there, and allows it.
         Raises Internal if a method declares no scope.
         """
         limits = domain.limits
@@ -144,8 +149,10 @@ class Front:
         self._server = grpc.server(
             self._reception.for_calls,  # for what it does not give a place of its own
             interceptors=[self._reception, *access, self._guard],
-            options=list(_options(limits, times).items()),
+            options=list(_options(limits, times, shares_address).items()),
         )
+        self.doors = Doors(self._guard.gates, self._uploads, self._health)
+        self._shares_address = shares_address
         self._add_services(domain, times.default_deadline_s)
         self._set_health(
             {"": True, ADMIN: True, EMBED: True, SYSTEM: True, INDEX: False, SEARCH: False}
@@ -204,7 +211,7 @@ class Front:
 
         Raises FailedPrecondition if the address cannot be had.
         """
-        check_address(listen)
+        check_address(listen, is_shared=self._shares_address)
         try:
             if self._credentials is None:
                 port = self._server.add_insecure_port(listen)
@@ -212,21 +219,22 @@ class Front:
                 port = self._server.add_secure_port(listen, self._credentials)
         except RuntimeError:
             raise _cannot_listen(listen, "gRPC could not bind it") from None
-        self._reception.start()
         self._server.start()
+        self.doors.port = port
         return f"{listen.rpartition(':')[0]}:{port}"
 
     def set_ready(self) -> None:
         """Tell health checks that every collection is open."""
         self._set_health(dict.fromkeys(_WAIT_FOR_LIBRARY, True))
 
-    def stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float, notice_s: float = 0.0) -> None:
         """Say NOT_SERVING, ask uploads to end, finish what is under way within `grace_s`.
 
-        What is not finished then is cancelled, and so are watchers of health, who
-        would stay for ever.
+        Before, calls are answered for `notice_s` seconds more. What is not finished then
+        is cancelled, and so are watchers of health, who would stay for ever.
         """
         self._health.enter_graceful_shutdown()
+        time.sleep(notice_s)
         self._uploads.drain(grace_s)
         self._streams.drain()
         self._guard.drain(grace_s)
@@ -241,10 +249,11 @@ class Front:
             self._health.set(name, status)
 
 
-def _options(limits: Limits, times: Times) -> dict[str, int]:
+def _options(limits: Limits, times: Times, shares_address: bool) -> dict[str, int]:
     """Return the channel arguments: message sizes, and who is still there."""
     return {
-        "grpc.so_reuseport": 0,  # two servers on one port would share its calls silently
+        # Two servers on one port would share its calls silently: only where one takes over.
+        "grpc.so_reuseport": int(shares_address),
         "grpc.max_receive_message_length": limits.max_message_bytes,
         "grpc.max_send_message_length": limits.max_message_bytes,
         "grpc.max_concurrent_streams": 100,
@@ -288,7 +297,7 @@ def _add_reflection(server: grpc.Server) -> None:
     )
 
 
-def check_address(listen: str) -> None:
+def check_address(listen: str, *, is_shared: bool = False) -> None:
     """Raise FailedPrecondition, in words, if the address cannot be listened on."""
     host, _, port = listen.rpartition(":")
     try:
@@ -297,6 +306,7 @@ def check_address(listen: str) -> None:
         )[0]
         with socket.socket(family, kind, proto) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
             probe.bind(address)
     except OSError as error:
         raise _cannot_listen(listen, error.strerror or str(error)) from None
