@@ -86,14 +86,28 @@ class Checkpoint:
     def has_preprocessing(self) -> bool:
         return any((self.folder / name).is_file() for name in _PREPROCESSING)
 
-    def fingerprint(self, *facts: str) -> str:
-        """Return 16 hex digits of SHA-256 over weights, settings and `facts`, not the name."""
-        total = hashlib.sha256(json.dumps(facts).encode())
+    def contents(self) -> Contents:
+        """Read every file that changes a vector. Raises OSError."""
         settings = [p for name in sorted(_SETTINGS) if (p := self.folder / name).is_file()]
+        lines = []
         for path in [*settings, *self.weights]:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.name} {digest}\n".encode())
+            lines.append(f"{path.name} {digest}\n")
+        return Contents("".join(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a checkpoint's files hold, whatever its name."""
+
+    lines: str
+    """Name and SHA-256 of each file."""
+
+    def fingerprint(self, *facts: str) -> str:
+        """Return 16 hex digits of SHA-256 over weights, settings and `facts`."""
+        total = hashlib.sha256(json.dumps(facts).encode())
+        total.update(self.lines.encode())
         return total.hexdigest()[:16]
 
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from lookalike.backends.embed._checkpoint import Checkpoint
-from lookalike.backends.embed._clip_load import Parts, Settings, explained, load, quiet
+from lookalike.backends.embed._clip_choice import PLAIN, Chooser
+from lookalike.backends.embed._clip_load import (
+    Parts,
+    Settings,
+    explained,
+    load,
+    load_model,
+    quiet,
+)
 from lookalike.backends.embed._clip_patches import PatchReader, without_far_ends
+from lookalike.backends.embed._clip_runtime import Runtime, Tokens, TorchRuntime
+from lookalike.backends.embed._kept import Kept
 from lookalike.backends.embed.base import (
     Embedder,
     EmbedderOptions,
@@ -30,9 +39,6 @@ _WIDTH_STEP = 8
 """Texts are padded to a multiple of this many tokens: few shapes, so memory stays flat."""
 _MAX_CONTEXT = 512
 """Tokens read at most of a model that names no limit."""
-_CPU_BATCH = 8
-"""ViT-B/32 on 2 cores: 15.3 pictures/s in batches of 8, 14.2 of 32 (fp32); 49 and 38 (bf16)."""
-_CUDA_BATCH = 64
 
 # transformers sets process-wide flags while it builds a model (default dtype, initialisation)
 # and imports its modules lazily: one load at a time.
@@ -40,24 +46,23 @@ _loading = threading.Lock()
 
 
 class ClipEmbedder(Embedder):
-    """A vision model in torch. `open` gives one with the capabilities that a checkpoint has.
+    """A vision model. `open` gives one with the capabilities that a checkpoint has.
 
     The vectors are those of `get_image_features`, or `pooler_output` where a model
-    has no such method (DINOv2). `extra`: "precision" is "fp32" (default), "bf16" or
-    "fp16"; "offline" true never asks the hub; "revision" is a branch, tag or commit
-    of a hub name.
+    has no such method (DINOv2). `extra`: "runtime" is "auto" (default), "torch" or
+    "openvino"; "precision" is "auto" (default), "fp32", "bf16", "fp16" or "int8";
+    "force_precision" true uses one that the parity gate refuses; "streams" is how
+    many batches OpenVINO computes side by side; "offline" true never asks the hub;
+    "revision" is a branch, tag or commit of a hub name.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._model = parts.model
+    def __init__(self, opening: Opening, runtime: Runtime) -> None:
+        parts = opening.parts
+        self._opening = opening
+        self._runtime = runtime
         self._processor = parts.processor
-        self._device = parts.device
-        self._dtype = parts.dtype
-        self._threads = parts.threads
-        self._local = threading.local()
-        self.space = parts.space
-        self.device = str(parts.device)
-        self.max_batch = _CUDA_BATCH if parts.device.type == "cuda" else _CPU_BATCH
+        self.device = str(opening.settings.device)
+        self.max_batch = runtime.best_batch
         # Twice the side that is resized to: shrinking to it moved pixels by 0.24 of 255.
         self.decode_side = 2 * _resized_side(parts.processor)
         self._keeps_aspect = bool(getattr(parts.processor.size, "shortest_edge", None))
@@ -67,7 +72,8 @@ class ClipEmbedder(Embedder):
         """Load a checkpoint; pick the class by what it knows. Any thread, one at a time.
 
         Raises ModelInvalid for a checkpoint that is absent, incomplete, pickled or of
-        an unknown kind, BackendUnavailable for a device that is not there.
+        an unknown kind, and for a precision that the parity gate refuses;
+        BackendUnavailable for a device or a library that is not there.
         """
         settings = Settings.read(options)
         with _loading, quiet():
@@ -75,10 +81,11 @@ class ClipEmbedder(Embedder):
                 options.model, offline=settings.offline, revision=settings.revision
             )
             with explained(checkpoint):
-                parts = load(checkpoint, settings)
+                kept = Kept(options.cache, may_write=not options.cache_read_only)
+                opening = Opening(checkpoint, settings, load(checkpoint, settings), kept)
                 # In a thread that ends with it: OpenMP keeps a pool for each thread that computed.
                 with ThreadPoolExecutor(1, thread_name_prefix="clip-probe") as pool:
-                    return pool.submit(_opened, parts).result()
+                    return pool.submit(_opened, opening).result()
 
     def prepare(self, image: RgbImage) -> Prepared:
         """Return (3, H, W) float32 `pixel_values` of transformers' own processor. Any thread."""
@@ -91,28 +98,11 @@ class ClipEmbedder(Embedder):
     def embed_prepared(self, batch: Sequence[Prepared]) -> Vectors:
         if not batch:
             return np.zeros((0, self.dim), np.float32)
-        with self._computing():
-            pixels = self._read(batch)
-            if hasattr(self._model, "get_image_features"):
-                return _vectors(self._model.get_image_features(pixel_values=pixels), len(batch))
-            return _vectors(self._model(pixel_values=pixels), len(batch))
+        return self._runtime.images(np.stack(batch))
 
     def close(self) -> None:
-        self._model = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _read(self, batch: Sequence[Prepared]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(batch)).to(self._device, self._dtype)
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        # Both settings belong to the calling thread, so they are made in it.
-        if not getattr(self._local, "is_set", False):
-            torch.set_num_threads(self._threads)
-            self._local.is_set = True
-        with torch.inference_mode():
-            yield
+        self._runtime.close()
+        self._opening.forget()
 
     def _probe(self) -> None:
         """Find `dim`; raise ModelInvalid if pictures cannot be batched or come out equal."""
@@ -132,8 +122,9 @@ class ClipEmbedder(Embedder):
 class ClipTextEmbedder(ClipEmbedder, TextEmbedder):
     """A model that puts pictures and texts into one space."""
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
+    def __init__(self, opening: Opening, runtime: Runtime) -> None:
+        super().__init__(opening, runtime)
+        parts = opening.parts
         self._tokenizer = parts.tokenizer
         text = getattr(parts.model.config, "text_config", parts.model.config)
         limits = (parts.tokenizer.model_max_length, getattr(text, "max_position_embeddings", None))
@@ -145,19 +136,27 @@ class ClipTextEmbedder(ClipEmbedder, TextEmbedder):
     def embed_texts(self, texts: Sequence[str]) -> TextVectors:
         if not texts:
             return TextVectors(np.zeros((0, self.dim), np.float32), [])
+        counts = self._counts(texts)
+        vectors = self._runtime.texts(self._tokens(texts, max(counts)))
+        return TextVectors(vectors, [count > self._context for count in counts])
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Return what the text tower reads of some texts."""
+        return self._tokens(texts, max(self._counts(texts)))
+
+    def _counts(self, texts: Sequence[str]) -> list[int]:
         whole = self._tokenizer(list(texts), verbose=False)["input_ids"]
-        counts = [len(ids) for ids in whole]
-        tokens = self._tokenizer(
+        return [len(ids) for ids in whole]
+
+    def _tokens(self, texts: Sequence[str], longest: int) -> Tokens:
+        made = self._tokenizer(
             list(texts),
             truncation=True,
             padding="max_length",
-            max_length=self._width(max(counts)),
-            return_tensors="pt",
+            max_length=self._width(longest),
+            return_tensors="np",
         )
-        with self._computing():
-            output = self._model.get_text_features(**tokens.to(self._device))
-            vectors = _vectors(output, len(texts))
-        return TextVectors(vectors, [count > self._context for count in counts])
+        return {name: np.asarray(array, np.int64) for name, array in made.items()}
 
     def close(self) -> None:
         super().close()
@@ -179,17 +178,21 @@ class ClipTextEmbedder(ClipEmbedder, TextEmbedder):
 
 
 class ClipPatchEmbedder(ClipEmbedder, PatchEmbedder):
-    """A vision transformer whose patches are known, too."""
+    """A vision transformer whose patches are known, too.
 
-    def __init__(self, parts: Parts, patches: PatchReader) -> None:
-        super().__init__(parts)
+    They are computed in torch, whatever computes the vectors.
+    """
+
+    def __init__(self, opening: Opening, runtime: Runtime, patches: PatchReader) -> None:
+        super().__init__(opening, runtime)
         self._patches = patches
-        self.patches_know_texts = patches.projects and parts.tokenizer is not None
+        self.patches_know_texts = patches.projects and opening.parts.tokenizer is not None
 
     def embed_patches(self, batch: Sequence[Prepared]) -> PatchVectors:
         """Return what `PatchReader` reads."""
-        with self._computing():
-            return self._patches(self._read(batch))
+        plain = self._opening.plain()
+        with plain.computing():
+            return replace(self._patches, model=plain.model)(plain.read(np.stack(batch)))
 
     def patch_window(self, height: int, width: int) -> Window:
         return self._patches.framing.window(height, width)
@@ -199,32 +202,60 @@ class ClipPatchTextEmbedder(ClipPatchEmbedder, ClipTextEmbedder):
     """One that puts texts into the same space."""
 
 
-def _opened(parts: Parts) -> ClipEmbedder:
+@dataclass(slots=True)
+class Opening:
+    """A checkpoint being opened, and what is left of it then."""
+
+    checkpoint: Checkpoint
+    settings: Settings
+    parts: Parts
+    kept: Kept
+    _plain: TorchRuntime | None = None
+
+    def plain(self) -> TorchRuntime:
+        """Return the model in torch and fp32, loading it if it was let go. One thread."""
+        if self._plain is None:
+            settings = self.settings
+            model = self.parts.model
+            if model is None:
+                with _loading, quiet(), explained(self.checkpoint):
+                    model = load_model(self.checkpoint, settings)
+            self._plain = TorchRuntime(model, settings.device, "fp32", settings.threads)
+        return self._plain
+
+    def forget(self) -> None:
+        """Let the model in torch go."""
+        self.parts = replace(self.parts, model=None)
+        self._plain = None
+
+
+def _opened(opening: Opening) -> ClipEmbedder:
     """Return an embedder of the right class, tried out. Raises ModelInvalid."""
-    knows_text = parts.tokenizer is not None
-    embedder = ClipTextEmbedder(parts) if knows_text else ClipEmbedder(parts)
-    embedder._probe()
-    with embedder._computing():
-        found = PatchReader.find(parts.model, parts.processor, embedder.prepare, embedder._read)
-    if found is None:
-        return embedder
-    seeing = ClipPatchTextEmbedder if knows_text else ClipPatchEmbedder
-    opened = seeing(parts, found)
-    opened.dim = embedder.dim
+    knows_text = opening.parts.tokenizer is not None
+    plain = opening.plain()
+    tried = (ClipTextEmbedder if knows_text else ClipEmbedder)(opening, plain)
+    tried._probe()
+    with plain.computing():
+        model, processor = opening.parts.model, opening.parts.processor
+        found = PatchReader.find(
+            model, processor, tried.prepare, lambda batch: plain.read(np.stack(batch))
+        )
+    tokens = tried.tokens if isinstance(tried, ClipTextEmbedder) else None
+    chosen = Chooser(opening.parts, opening.settings, opening.kept, tried.prepare, tokens).choose()
+    opened = _of_kind(opening, chosen.runtime, found)
+    opened.dim, opened.space, opened.also = tried.dim, chosen.space, chosen.also
+    opened.numerics = {**chosen.way._asdict(), "parity": chosen.standing.word}
+    if chosen.way != PLAIN:
+        opening.forget()
     return opened
 
 
-def _vectors(output: Any, count: int) -> Vectors:
-    """Take the pooled vectors out of what a model returned."""
-    # transformers 4 returned the tensor itself, 5 wraps it.
-    tensor = output if isinstance(output, torch.Tensor) else getattr(output, "pooler_output", None)
-    if not isinstance(tensor, torch.Tensor) or tensor.shape[0] != count:
-        raise ModelInvalid(
-            "The model gives no pooled vector for a picture. Use an encoder such as CLIP, SigLIP "
-            "or DINOv2."
-        )
-    # DINOv2 gives a slice of all its tokens: not contiguous, and it would keep them in memory.
-    return np.ascontiguousarray(tensor.reshape(count, -1).float().cpu().numpy())
+def _of_kind(opening: Opening, runtime: Runtime, patches: PatchReader | None) -> ClipEmbedder:
+    knows_text = opening.parts.tokenizer is not None
+    if patches is None:
+        return (ClipTextEmbedder if knows_text else ClipEmbedder)(opening, runtime)
+    kind = ClipPatchTextEmbedder if knows_text else ClipPatchEmbedder
+    return kind(opening, runtime, replace(patches, model=None))
 
 
 def _check_apart(vectors: Vectors, what: str, why: str) -> None:

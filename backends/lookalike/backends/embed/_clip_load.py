@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -21,81 +21,90 @@ from transformers.utils import logging as transformers_logging
 from lookalike.backends.embed._checkpoint import Checkpoint, refuse_incomplete
 from lookalike.backends.embed.base import EmbedderOptions
 from lookalike.backends.errors import BackendUnavailable, ModelInvalid
+from lookalike.backends.types import RgbImage
 
 _ADAPTER = "clip/1"
 """Version of what the embedder itself does to pictures and texts; part of every space."""
 _BACKEND = "pil"
 """transformers' image processing; the torchvision one gives other pixels."""
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_EXTRA = ("offline", "precision", "revision")
+_RUNTIMES = ("auto", "torch", "openvino")
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+_EXTRA = ("force_precision", "offline", "precision", "revision", "runtime", "streams")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     device: torch.device
+    runtime: str
     precision: str
+    force_precision: bool
     threads: int
+    streams: int
     offline: bool
     revision: str | None
+    calibration: Callable[[], Sequence[RgbImage]] | None
 
     @classmethod
     def read(cls, options: EmbedderOptions) -> Self:
+        """Raises ModelInvalid for what is unknown or does not go together."""
         extra = options.extra
         _check_names(extra)
-        precision = extra.get("precision", "fp32")
-        if precision not in _PRECISIONS:
-            raise ModelInvalid(
-                f"The precision {precision!r} is unknown. Use one of {', '.join(_PRECISIONS)}."
-            )
-        offline = extra.get("offline", False)
-        if not isinstance(offline, bool):
-            raise ModelInvalid(f"The setting offline is true or false, not {offline!r}.")
         revision = extra.get("revision")
+        device = _device(options.device)
+        runtime = _one_of("runtime", extra.get("runtime", "auto"), _RUNTIMES)
+        precision = _one_of("precision", extra.get("precision", "auto"), _PRECISIONS)
+        _check_together(runtime, precision, device)
         return cls(
-            device=_device(options.device),
-            precision=str(precision),
+            device=device,
+            runtime=runtime,
+            precision=precision,
+            force_precision=_flag("force_precision", extra),
             threads=options.threads or len(os.sched_getaffinity(0)),
-            offline=offline,
+            streams=_streams(extra),
+            offline=_flag("offline", extra),
             revision=None if revision is None else str(revision),
+            calibration=options.calibration,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     model: Any
+    """In torch, fp32; None once another runtime has taken its place."""
     processor: Any
     tokenizer: Any
     """None: the model knows pictures only."""
-    device: torch.device
-    dtype: torch.dtype
-    threads: int
-    space: str
+    space: Callable[..., str]
+    """Gives the fingerprint of the checkpoint and of further facts."""
 
 
 def load(checkpoint: Checkpoint, settings: Settings) -> Parts:
+    """Load a checkpoint as it is, in fp32."""
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    model = load_model(checkpoint, settings)
+    processor = _processor(checkpoint, source)
+    tokenizer = _tokenizer(checkpoint, source) if _knows_text(model) else None
+    contents = checkpoint.contents()
+
+    def space(*facts: str) -> str:
+        return "clip/" + contents.fingerprint(_ADAPTER, type(processor).__name__, _BACKEND, *facts)
+
+    return Parts(model, processor, tokenizer, space)
+
+
+def load_model(checkpoint: Checkpoint, settings: Settings) -> Any:
+    """Load the weights alone."""
     model, report = AutoModel.from_pretrained(
         checkpoint.folder,
         dtype=torch.float32,  # the default would be the file's own precision
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # so that they are reported, and refused here by name
         output_loading_info=True,
-        **source,
+        local_files_only=True,
+        trust_remote_code=False,
     )
     refuse_incomplete(checkpoint.name, report["missing_keys"], report["mismatched_keys"])
-    processor = _processor(checkpoint, source)
-    tokenizer = _tokenizer(checkpoint, source) if _knows_text(model) else None
-    dtype = _PRECISIONS[settings.precision]
-    space = checkpoint.fingerprint(_ADAPTER, type(processor).__name__, _BACKEND, settings.precision)
-    return Parts(
-        model.to(settings.device, dtype),
-        processor,
-        tokenizer,
-        settings.device,
-        dtype,
-        settings.threads,
-        f"clip/{space}",
-    )
+    return model.to(settings.device)
 
 
 def _processor(checkpoint: Checkpoint, source: dict[str, Any]) -> Any:
@@ -130,6 +139,48 @@ def _check_names(extra: Mapping[str, object]) -> None:
             raise ModelInvalid(
                 f"The clip embedder has no setting {name!r}.{hint} It knows: {', '.join(_EXTRA)}."
             )
+
+
+def _one_of(name: str, value: object, known: Sequence[str]) -> str:
+    if value in known:
+        return str(value)
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ModelInvalid(f"The {name} {value!r} is unknown.{hint} Use one of {', '.join(known)}.")
+
+
+def _flag(name: str, extra: Mapping[str, object]) -> bool:
+    value = extra.get(name, False)
+    if not isinstance(value, bool):
+        raise ModelInvalid(f"The setting {name} is true or false, not {value!r}.")
+    return value
+
+
+def _streams(extra: Mapping[str, object]) -> int:
+    value = extra.get("streams", 1)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 64:
+        raise ModelInvalid(f"The setting streams is a whole number from 1 to 64, not {value!r}.")
+    return value
+
+
+def _check_together(runtime: str, precision: str, device: torch.device) -> None:
+    """Raise ModelInvalid for what no machine could do."""
+    on_gpu = device.type == "cuda"
+    if runtime == "openvino" and on_gpu:
+        raise ModelInvalid(
+            f"The runtime openvino computes on the CPU, not on {device}. Set device to cpu, or "
+            "runtime to torch."
+        )
+    if precision == "int8" and (runtime == "torch" or on_gpu):
+        where = f"on {device}" if on_gpu else "in torch"
+        raise ModelInvalid(
+            f"The precision int8 is not there {where}. Use runtime openvino on the CPU, or "
+            "precision bf16."
+        )
+    if precision == "fp16" and runtime == "openvino":
+        raise ModelInvalid(
+            "The precision fp16 is not there in openvino. Use bf16, or runtime torch."
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Self, TypeAlias, final
 
 import numpy as np
@@ -25,6 +26,13 @@ class EmbedderOptions:
     """Compute threads of the model; 0 = the number of cores."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """Settings that only this embedder knows, JSON values."""
+    cache: Path | None = None
+    """A folder for what can be made again - converted models, measurements - and for what the
+    parity gate found; None = nothing is kept."""
+    cache_read_only: bool = False
+    """Read it, write nothing."""
+    calibration: Callable[[], Sequence[RgbImage]] | None = None
+    """Reads pictures of the kind that will come, for precisions that are calibrated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,11 @@ class Embedder(ABC):
     """
 
     space: str
-    """Fingerprint of weights, preprocessing and precision; equal <=> comparable vectors."""
+    """Fingerprint of weights, preprocessing and precision; equal => comparable vectors."""
+    also: frozenset[str] = frozenset()
+    """Other spaces whose vectors have been shown to be comparable with this one's."""
+    numerics: Mapping[str, str] = {}
+    """How it computes, for people: "runtime", "precision", "parity"."""
     dim: int
     device: str = "cpu"
     decode_side: int = 0
