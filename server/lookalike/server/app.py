@@ -263,9 +263,7 @@ class App:
         """
         config, closing = self._config, self._closing
         limits, default_index = config.limits, config.index.spec()
-        cache = VectorCache(config.data.path / "vectors", config.cache.max_bytes, files)
-        closing.callback(cache.close)
-        vectors = KnownVectors(cache, limits)
+        vectors = self._known_vectors(files)
         library = Library(
             store,
             models,
@@ -279,15 +277,11 @@ class App:
         closing.callback(library.close)
         closing.callback(models.close)
         auto.check(default_index, models.get("").dim)
-        cores = len(os.sched_getaffinity(0))
-        pictures = Pictures(
-            limits, threads=cores, decode=self._decoder(cores), hold=models.have_enough
-        )
-        closing.callback(pictures.close)
+        pictures = self._pictures(models)
         embedding, judge = Embedding(models, pictures, vectors), Judge()
         jobs = Jobs(library, store, Reembed(store, models, pictures), clock=self._clock)
         closing.callback(jobs.close)
-        self._work = (jobs.close, cache.close)
+        self._work = (jobs.close, vectors.close)
         self._saves = [lambda: library.settle(last=False), store.close]
         domain = Domain(
             library=library,
@@ -315,6 +309,22 @@ class App:
             ),
         )
         return domain, library
+
+    def _known_vectors(self, files: Files) -> KnownVectors:
+        """Open what is known of pictures that were embedded before."""
+        folder = self._config.data.path / "vectors"
+        cache = VectorCache(folder, self._config.cache.max_bytes, files)
+        vectors = KnownVectors(cache, self._config.limits)
+        self._closing.callback(vectors.close)
+        return vectors
+
+    def _pictures(self, models: Models) -> Pictures:
+        """Start the readers of pictures: one for each core, and one more."""
+        cores = len(os.sched_getaffinity(0))
+        decode, hold = self._decoder(cores), models.have_enough
+        pictures = Pictures(self._config.limits, threads=cores, decode=decode, hold=hold)
+        self._closing.callback(pictures.close)
+        return pictures
 
     def _decoder(self, cores: int) -> Decode:
         """Start the processes that decode pictures; without any it is done here."""

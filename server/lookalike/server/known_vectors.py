@@ -39,6 +39,11 @@ class KnownVectors:
         """Pictures that needed no model, since the start."""
         return self._reused
 
+    def close(self) -> None:
+        """Know nothing any more, and leave the disk alone; more than once is fine."""
+        if self._cache is not None:
+            self._cache.close()
+
     def find(self, model: LoadedModel, sha256: str) -> Known | None:
         """Return what is known of a file, if it may come in by the limits of today."""
         if self._cache is None:
