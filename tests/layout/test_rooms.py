@@ -44,6 +44,8 @@ CONFINED = {
         "backends/lookalike/backends/embed/_clip",
         "backends/lookalike/backends/embed/_check",
     ],
+    "openvino": ["backends/lookalike/backends/embed/_clip"],
+    "nncf": ["backends/lookalike/backends/embed/_clip"],
     "grpc": [
         "protos/",
         "server/lookalike/server/rpc/",

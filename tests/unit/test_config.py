@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.backends.embed.base import EmbedderOptions
+from lookalike.backends.errors import ModelInvalid
 from lookalike.backends.types import HnswParams, IndexSpec
 from lookalike.server import logs
 from lookalike.server.config import ConfigError, Flags, is_loopback, load, model_name
@@ -229,7 +230,8 @@ def test_a_model_of_the_command_line_is_named_after_its_checkpoint(
 def test_the_command_line_makes_the_default_model() -> None:
     config = load(Flags({}, "clip", "openai/CLIP-a.b", "cuda:1")).config
     assert config.default_model() == "clip-a.b"
-    options = EmbedderOptions("openai/CLIP-a.b", "cuda:1")
+    cache = config.data.path / "models"
+    options = EmbedderOptions("openai/CLIP-a.b", "cuda:1", cache=cache)
     assert config.model_configs() == {
         "builtin": ModelConfig("builtin"),
         "clip-a.b": ModelConfig("clip", options),
@@ -271,8 +273,10 @@ def test_settings_of_one_embedder_reach_it(home: Path, monkeypatch: pytest.Monke
         '[models.a]\nembedder = "clip"\nprecision = "bf16"\n[models.a.options]\noffline = true\n',
     )
     monkeypatch.setenv("LOOKALIKE_MODELS__A__THREADS", "3")
-    options = load(NOTHING).config.model_configs()["a"].options
-    assert options == EmbedderOptions("", "auto", 3, {"offline": True, "precision": "bf16"})
+    config = load(NOTHING).config
+    options, cache = config.model_configs()["a"].options, config.data.path / "models"
+    extra = {"offline": True, "precision": "bf16"}
+    assert options == EmbedderOptions("", "auto", 3, extra, cache=cache)
 
 
 def test_an_index_is_read_with_its_parameters(home: Path) -> None:
@@ -348,3 +352,22 @@ def test_a_line_of_json_has_the_values_as_fields() -> None:
         "method": "Search",
         "ms": "1.2",
     }
+
+
+def test_a_model_table_says_what_computes_and_where_it_is_kept(tmp_path: Path) -> None:
+    write(
+        tmp_path / "lookalike.toml",
+        '[data]\npath = "there"\nread_only = true\n'
+        '[models.a]\nembedder = "clip"\nruntime = "openvino"\nprecision = "int8"\n'
+        f'[models.b]\nembedder = "clip"\ncache = "{tmp_path}"\ncalibration = "{tmp_path}"\n'
+        '[models]\ndefault = "a"\n',
+    )
+    configs = load(NOTHING).config.model_configs()
+    a, b = configs["a"].options, configs["b"].options
+    assert a.extra == {"runtime": "openvino", "precision": "int8"}
+    assert (a.cache, a.cache_read_only) == (Path("there/models"), True), "nothing is written there"
+    assert (b.cache, b.cache_read_only) == (tmp_path, False)
+    assert a.calibration is None
+    assert b.calibration is not None
+    with pytest.raises(ModelInvalid, match="no pictures"):
+        b.calibration()

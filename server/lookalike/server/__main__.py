@@ -14,6 +14,7 @@ import typer
 
 from lookalike.server.ending import end, end_within
 from lookalike.server.keys_commands import keys_app
+from lookalike.server.model_commands import model_app
 
 if TYPE_CHECKING:
     from lookalike.server.config import Flags, Loaded
@@ -35,6 +36,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
+app.add_typer(model_app, name="model")
 
 _ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with settings.")
@@ -222,8 +224,10 @@ def _run(loaded: Loaded) -> NoReturn:
     """Serve and end the process: its end must not wait for threads that hang."""
     from lookalike.backends.errors import LookalikeError
     from lookalike.server import logs
+    from lookalike.server.heap import bound_heap
 
     faulthandler.enable()
+    bound_heap()
     log = loaded.config.log
     logs.configure(log.level, log.format, words=log.words)
     try:

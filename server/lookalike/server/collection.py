@@ -163,7 +163,7 @@ class Collection:
                 model=name,
                 fingerprint=self.record.space,
             ) from None
-        if model.space != self.record.space:
+        if not model.fits(self.record.space):
             raise ModelMismatch(
                 f"The collection {self.name!r} was made with {self.record.space}, but the model "
                 f"{name!r} is now {model.space}. Bring the old model back, or run RebuildIndex "
@@ -181,7 +181,7 @@ class Collection:
         if name != NO_MODEL:
             known = {model.name: model for model in self._models.list()}
             model = known.get(name)
-            if model is None or (model.loaded and model.space != self.record.space):
+            if model is None or (model.loaded and self.record.space not in model.spaces):
                 return CollectionState.MODEL_MISMATCH
         stats = self._engine.stats()
         if stats.recovered and stats.building:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,9 +32,12 @@ from lookalike.backends.types import (
     IvfParams,
 )
 from lookalike.server.limits import Limits, most
+from lookalike.server.model_pictures import calibration_pictures
 from lookalike.server.models import ModelConfig
 
 BUILTIN = "builtin"
+CACHE = "models"
+"""The folder in the data folder for what embedders keep; all of it can be made again."""
 PREFIX = "LOOKALIKE_"
 _ALGORITHMS: dict[str, type[Algorithm]] = {
     "flat": FlatParams,
@@ -162,15 +166,32 @@ class ModelTable(_Section):
     """"auto", "cpu", "cuda" or "cuda:N"."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Compute threads; 0 = the number of cores."""
+    runtime: str = ""
+    """Of "clip": what computes, "auto", "torch" or "openvino"; empty = "auto"."""
     precision: str = ""
-    """Of "clip": "fp32", "bf16" or "fp16"; empty = the embedder's default."""
+    """Of "clip": "auto", "fp32", "bf16", "fp16" or "int8"; empty = "auto"."""
+    calibration: _File = ""
+    """A folder of photographs that precision "int8" is calibrated with, once."""
+    cache: _File = ""
+    """Where converted models and what was measured are kept; empty = in the data folder."""
     options: dict[str, JsonValue] = {}
     """Settings that only this embedder knows."""
 
-    def config(self) -> ModelConfig:
+    def config(self, data: Path, *, read_only: bool) -> ModelConfig:
         """Return it as the domain wants it."""
-        extra = {**self.options, **({"precision": self.precision} if self.precision else {})}
-        options = EmbedderOptions(self.model, self.device, self.threads, extra)
+        own = {"runtime": self.runtime, "precision": self.precision}
+        calibration = None
+        if self.calibration:
+            calibration = partial(calibration_pictures, Path(self.calibration))
+        options = EmbedderOptions(
+            self.model,
+            self.device,
+            self.threads,
+            {**self.options, **{name: value for name, value in own.items() if value}},
+            cache=Path(self.cache) if self.cache else data / CACHE,
+            cache_read_only=read_only and not self.cache,
+            calibration=calibration,
+        )
         return ModelConfig(self.embedder, options)
 
 
@@ -305,7 +326,11 @@ class Config(BaseSettings):
 
     def model_configs(self) -> dict[str, ModelConfig]:
         """Return the models by name, "builtin" among them."""
-        configs = {name: table.config() for name, table in self.models.tables.items()}
+        data = self.data
+        configs = {
+            name: table.config(data.path, read_only=data.read_only)
+            for name, table in self.models.tables.items()
+        }
         return {BUILTIN: ModelConfig(BUILTIN), **configs}
 
     def default_model(self) -> str:

@@ -352,6 +352,10 @@ class ModelInfo:
     is_default: bool
     loaded: bool
     device: str
+    numerics: Mapping[str, str] = field(default_factory=dict)
+    """Of an embedder that can compute in several ways: "runtime", "precision", "parity"."""
+    spaces: frozenset[str] = frozenset()
+    """Those whose vectors can be compared with this model's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,10 @@ class LoadedModel:
         self.dim = embedder.dim
         self.space = f"{embedder.space}+{DECODER}"
         """Fingerprint of all that makes a vector of a file: the model and the decoder."""
+        self.numerics = dict(embedder.numerics)
+        """How it computes, for people; see `Embedder.numerics`."""
+        self.spaces = frozenset(f"{s}+{DECODER}" for s in (embedder.space, *embedder.also))
+        """Those whose vectors can be compared with this model's, its own among them."""
         self.device = embedder.device
         self.decode_side = embedder.decode_side
         knows_text = isinstance(embedder, TextEmbedder)
@@ -58,6 +62,10 @@ class LoadedModel:
     @property
     def stats(self) -> QueueStats:
         return self._queue.stats
+
+    def fits(self, space: str) -> bool:
+        """Say whether vectors of this space can be compared with those of this model."""
+        return space in self.spaces
 
     @property
     def has_enough(self) -> bool:
@@ -171,10 +179,11 @@ class Models:
         embedder = registry.embedders.resolve(config.embedder).open(config.options)
         model = LoadedModel(name, embedder, max_waiting=self._max_waiting)
         _log.info(
-            "model loaded model=%s space=%s device=%s dim=%d s=%.1f",
+            "model loaded model=%s space=%s device=%s%s dim=%d s=%.1f",
             name,
             model.space,
             model.device,
+            "".join(f" {key}={value}" for key, value in model.numerics.items()),
             model.dim,
             time.monotonic() - start,
         )
@@ -192,6 +201,8 @@ class Models:
             is_default,
             loaded=True,
             device=model.device,
+            numerics=model.numerics,
+            spaces=model.spaces,
         )
 
     def _unknown(self, name: str) -> ModelNotFound:

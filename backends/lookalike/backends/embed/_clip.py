@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from lookalike.backends.embed._checkpoint import Checkpoint
-from lookalike.backends.embed._clip_choice import PLAIN, Chooser
+from lookalike.backends.embed._clip_choice import PLAIN, TEXTS, Chooser
 from lookalike.backends.embed._clip_load import (
     Parts,
     Settings,
@@ -21,22 +22,28 @@ from lookalike.backends.embed._clip_load import (
     quiet,
 )
 from lookalike.backends.embed._clip_patches import PatchReader, without_far_ends
-from lookalike.backends.embed._clip_runtime import Runtime, Tokens, TorchRuntime
+from lookalike.backends.embed._clip_runtime import CPU_BATCH, Pixels, Runtime, Tokens, TorchRuntime
 from lookalike.backends.embed._kept import Kept
 from lookalike.backends.embed.base import (
-    Embedder,
+    CheckedEmbedder,
     EmbedderOptions,
     PatchEmbedder,
     PatchVectors,
     TextEmbedder,
     TextVectors,
+    Verdict,
     Window,
 )
-from lookalike.backends.errors import ModelInvalid
+from lookalike.backends.embed.parity import compare
+from lookalike.backends.errors import InvalidArgument, ModelInvalid
 from lookalike.backends.types import Prepared, RgbImage, Vectors
 
 _WIDTH_STEP = 8
 """Texts are padded to a multiple of this many tokens: few shapes, so memory stays flat."""
+_LEAST = 32
+"""Pictures that a comparison needs at least."""
+_ALONE = 32
+"""Pictures that are also embedded one by one, to compare with the batch."""
 _MAX_CONTEXT = 512
 """Tokens read at most of a model that names no limit."""
 
@@ -45,7 +52,7 @@ _MAX_CONTEXT = 512
 _loading = threading.Lock()
 
 
-class ClipEmbedder(Embedder):
+class ClipEmbedder(CheckedEmbedder):
     """A vision model. `open` gives one with the capabilities that a checkpoint has.
 
     The vectors are those of `get_image_features`, or `pooler_output` where a model
@@ -99,6 +106,28 @@ class ClipEmbedder(Embedder):
         if not batch:
             return np.zeros((0, self.dim), np.float32)
         return self._runtime.images(np.stack(batch))
+
+    def verify(self, pictures: Iterable[RgbImage]) -> Verdict:
+        """Compare with transformers in fp32, which computes all of them again."""
+        plain, runtime = self._opening.plain(), self._runtime
+        rows: list[tuple[Vectors, Vectors]] = []
+        alone: list[Vectors] = []
+        for some in _batches(pictures, CPU_BATCH):
+            pixels: Pixels = np.stack([self.prepare(picture) for picture in some])
+            rows.append((plain.images(pixels), runtime.images(pixels)))
+            if len(alone) < _ALONE:
+                alone += [runtime.images(pixels[i : i + 1]) for i in range(len(pixels))]
+        if sum(len(row[0]) for row in rows) < _LEAST:
+            raise InvalidArgument(
+                f"Too few pictures to compare on: take {_LEAST} or more, best some hundreds."
+            )
+        reference, found = (np.concatenate(one) for one in zip(*rows, strict=True))
+        tokens = self.tokens(TEXTS) if isinstance(self, ClipTextEmbedder) else None
+        texts = None if tokens is None else (plain.texts(tokens), runtime.texts(tokens))
+        comparison = compare(reference, found, np.concatenate(alone), texts)
+        if self._opening.verdict_name:
+            self._opening.kept.keep_record(self._opening.verdict_name, comparison.as_record())
+        return Verdict(comparison, comparison.faults(self.numerics["precision"]))
 
     def close(self) -> None:
         self._runtime.close()
@@ -210,6 +239,8 @@ class Opening:
     settings: Settings
     parts: Parts
     kept: Kept
+    verdict_name: str = ""
+    """What `verify` keeps its result by; "" for the reference itself."""
     _plain: TorchRuntime | None = None
 
     def plain(self) -> TorchRuntime:
@@ -246,6 +277,7 @@ def _opened(opening: Opening) -> ClipEmbedder:
     opened.dim, opened.space, opened.also = tried.dim, chosen.space, chosen.also
     opened.numerics = {**chosen.way._asdict(), "parity": chosen.standing.word}
     if chosen.way != PLAIN:
+        opening.verdict_name = chosen.verdict_name
         opening.forget()
     return opened
 
@@ -256,6 +288,12 @@ def _of_kind(opening: Opening, runtime: Runtime, patches: PatchReader | None) ->
         return (ClipTextEmbedder if knows_text else ClipEmbedder)(opening, runtime)
     kind = ClipPatchTextEmbedder if knows_text else ClipPatchEmbedder
     return kind(opening, runtime, replace(patches, model=None))
+
+
+def _batches(pictures: Iterable[RgbImage], count: int) -> Iterator[list[RgbImage]]:
+    source = iter(pictures)
+    while batch := list(islice(source, count)):
+        yield batch
 
 
 def _check_apart(vectors: Vectors, what: str, why: str) -> None:

@@ -22,10 +22,10 @@ from lookalike.backends.embed._clip_int8 import Calibrated, calibrated
 from lookalike.backends.embed._clip_load import Parts, Settings
 from lookalike.backends.embed._clip_openvino import OpenVinoRuntime, Source
 from lookalike.backends.embed._clip_runtime import Pixels, Runtime, Tokens, TorchRuntime
-from lookalike.backends.embed._drawn import NAME as DRAWN
-from lookalike.backends.embed._drawn import drawn
 from lookalike.backends.embed._kept import Kept
-from lookalike.backends.embed._parity import Comparison, compare
+from lookalike.backends.embed.drawn import NAME as DRAWN
+from lookalike.backends.embed.drawn import drawn
+from lookalike.backends.embed.parity import Comparison, compare
 from lookalike.backends.errors import LookalikeError, ModelInvalid
 from lookalike.backends.types import Prepared, RgbImage, Vectors
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 _CHECKED = 16
 """Drawn pictures of the short check at the first start."""
-_TEXTS = ("a dog", "seven ships at sea", "x", "a red bicycle that leans against a white wall")
+TEXTS = ("a dog", "seven ships at sea", "x", "a red bicycle that leans against a white wall")
 _BATCH = 8
 _TIMED = 3
 """Batches timed; the fastest counts, for others may be at work beside."""
@@ -70,6 +70,8 @@ class Standing:
 
     @property
     def word(self) -> str:
+        if self.comparison is _SAME:
+            return "reference"
         if not self.passed:
             return "forced"
         return "verified" if self.by_user else "checked"
@@ -82,6 +84,8 @@ class Chosen:
     space: str
     also: frozenset[str]
     standing: Standing
+    verdict_name: str
+    """What a comparison on the user's own pictures is kept by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +126,12 @@ class Chooser:
         if not standing.passed and not self.settings.force_precision:
             runtime.close()
             raise _refusal(way, standing)
-        alone = self.space(way)
+        alone, name = self.space(way), self.verdict_name(way)
         if way.precision == "int8" or not standing.passed:
-            return Chosen(runtime, way, alone, frozenset({alone}), standing)
+            return Chosen(runtime, way, alone, frozenset({alone}), standing, name)
         # What stands the gate is as good as fp32: one collection may hold vectors of both.
         shared = self.space(PLAIN)
-        return Chosen(runtime, way, shared, frozenset({shared, alone}), standing)
+        return Chosen(runtime, way, shared, frozenset({shared, alone}), standing, name)
 
     def space(self, way: Way) -> str:
         """Return the fingerprint of vectors that are computed in this way alone."""
@@ -167,7 +171,7 @@ class Chooser:
         return Standing(comparison, comparison.faults(way.precision))
 
     def verdict_name(self, way: Way) -> str:
-        """Return the name that `lookalike model verify` keeps its result by."""
+        """Return the name that a comparison on the user's own pictures is kept by."""
         return f"verdict-{_digest(self.space(way), way)}"
 
     def _calibrated(self) -> Calibrated:
@@ -184,7 +188,7 @@ class Chooser:
     @property
     def _converted(self) -> Mapping[str, Any]:
         torch_name = f"{torch.__version__}+{transformers.__version__}"
-        tokens = self._tokens(_TEXTS[:2])
+        tokens = self._tokens(TEXTS[:2])
         source = Source(
             self.parts.model,
             self._pixels(2),
@@ -212,7 +216,7 @@ class Chooser:
 
     def _check(self, runtime: Runtime) -> Comparison:
         plain = TorchRuntime(self.parts.model, self.settings.device, "fp32", self.settings.threads)
-        pixels, tokens = self._pixels(_CHECKED), self._tokens(_TEXTS)
+        pixels, tokens = self._pixels(_CHECKED), self._tokens(TEXTS)
         if "reference" not in self._known:
             self._known["reference"] = _batched(plain, pixels)
         found = _batched(runtime, pixels)

@@ -16,9 +16,9 @@ import numpy as np
 
 from lookalike.backends.embed import _clip_openvino
 from lookalike.backends.embed._clip_openvino import IMAGE
-from lookalike.backends.embed._drawn import NAME as DRAWN
-from lookalike.backends.embed._drawn import drawn
 from lookalike.backends.embed._kept import Kept
+from lookalike.backends.embed.drawn import NAME as DRAWN
+from lookalike.backends.embed.drawn import drawn
 from lookalike.backends.errors import BackendUnavailable
 from lookalike.backends.types import Prepared, RgbImage
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self, TypeAlias, final
@@ -11,6 +11,7 @@ from typing import NamedTuple, Self, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.backends.embed.parity import Comparison
 from lookalike.backends.types import Prepared, RgbImage, Vectors
 
 
@@ -133,4 +134,28 @@ class PatchEmbedder(Embedder):
         """Return the part of a picture of this size, px, that the grid covers evenly. Any thread.
 
         Preparation often keeps the middle square only; then that square.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison with the trusted way of computing gave."""
+
+    comparison: Comparison
+    faults: Sequence[str]
+    """What is below its bar, in words; none = passed."""
+
+
+class CheckedEmbedder(Embedder):
+    """An embedder that can compute in several ways, of which one is to be trusted.
+
+    A capability is a type, not a flag.
+    """
+
+    @abstractmethod
+    def verify(self, pictures: Iterable[RgbImage]) -> Verdict:
+        """Compare on these pictures with the trusted way, and keep what was found.
+
+        The next `open` goes by it. One thread, the same as `embed_prepared`.
+        Raises InvalidArgument if there are too few.
         """

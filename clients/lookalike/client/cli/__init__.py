@@ -20,7 +20,7 @@ def run(args: list[str]) -> int:
     """Run one command; return its exit code. the server's own do not come back."""
 
     def command() -> int | None:
-        if args and args[0] in ("serve", "config", "restore", "keys"):
+        if args and args[0] in ("serve", "config", "restore", "keys", "model"):
             from lookalike.client.cli.serve import hand_over
 
             hand_over(args)

@@ -1,4 +1,4 @@
-"""`lookalike serve`, `config`, `keys` and `restore`: the server's own commands, run in its place."""
+"""`lookalike serve`, `config`, `keys`, `model` and `restore`: the server's own commands, run in its place."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("serve", context_settings=_PASS_ON, rich_help_panel="Server")(serve)
     app.command("config", context_settings=_PASS_ON, rich_help_panel="Server")(config)
     app.command("keys", context_settings=_PASS_ON, rich_help_panel="Server")(keys)
+    app.command("model", context_settings=_PASS_ON, rich_help_panel="Server")(model)
     app.command("restore", context_settings=_PASS_ON, rich_help_panel="Keeping")(restore)
 
 
@@ -49,6 +50,11 @@ def config(context: typer.Context) -> None:
 def keys(context: typer.Context) -> None:
     """Make, list and revoke API keys. `lookalike keys --help` lists the commands."""
     hand_over(["keys", *context.args])
+
+
+def model(context: typer.Context) -> None:
+    """Compare a model with transformers in fp32: `model verify --photos DIR`."""
+    hand_over(["model", *context.args])
 
 
 def restore(context: typer.Context) -> None:
