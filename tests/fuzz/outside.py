@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +97,16 @@ class Outside:
         self.address = address
         self.process = Process(pid)
         self._log = log
+
+    @property
+    def folder_bytes(self) -> int:
+        """Bytes of its data."""
+        total = 0
+        for folder, _, names in os.walk(self._log.with_name("data")):
+            for name in names:
+                with suppress(OSError):
+                    total += (Path(folder) / name).stat().st_blocks * 512
+        return total
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")

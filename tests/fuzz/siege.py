@@ -25,6 +25,8 @@ IN_FLIGHT = 8
 CALL_S = 30.0
 FEW = {"Watch": 1, "WatchJob": 2}
 """Answers that are waited for, of calls that would go on for ever."""
+FILES = {"Backup", "ExportItems", "GetItemImage"}
+"""Methods that answer with what was stored, in which any word may stand."""
 NEVER = {"UNKNOWN", "INTERNAL", "DATA_LOSS", "ABORTED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"}
 LEAKS = re.compile(
     rb"Traceback|File \"|site-packages|\.py\b|/work|/tmp/|/home|/root|INTERNAL|<class '"
@@ -48,11 +50,11 @@ class Siege:
         self._lock = threading.Lock()
         self._hostile = Hostile(seed, prepare(outside.address))
 
-    def run(self, first: int, count: int) -> None:
+    def run(self, first: int, count: int, in_flight: int = IN_FLIGHT) -> None:
         """Send `count` messages or a few more, beginning with the call of number `first`."""
         self._numbers = itertools.count(first)
         self._end = self.messages + count
-        threads = [threading.Thread(target=self._work) for _ in range(IN_FLIGHT)]
+        threads = [threading.Thread(target=self._work) for _ in range(in_flight)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
@@ -90,7 +92,7 @@ class Siege:
         try:
             answer = invoke(given, timeout=CALL_S, metadata=call.metadata)
             for data in _some(answer, method.name) if method.streams_out else [answer]:
-                if found := LEAKS.search(data):
+                if method.name not in FILES and (found := LEAKS.search(data)):
                     return (
                         "OK",
                         f"the answer has {data[max(0, found.start() - 80) : found.end() + 80]!r}",
