@@ -171,7 +171,7 @@ def try_names(caller: Caller) -> None:
     for trick in TRICKS:
         header = trick.encode("ascii", "ignore").decode().replace("\0", "").replace("\n", "")
         header = header[:2000]
-        metadata = [("authorization", header), ("x-request-id", header), ("x-bin", header)]
+        metadata = [("authorization", header), ("x-request-id", header), ("x-other", header)]
         for method in METHODS:
             requests = [plant(caller.made(method.name), trick)]
             if method.client_streaming:
