@@ -134,6 +134,7 @@ class App:
             config.model_configs(),
             config.default_model(),
             max_waiting=config.limits.embed_queue_items,
+            max_bytes=config.limits.embed_queue_bytes,
         )
         self._closing.callback(models.close)
         other = self._make_room(models) if config.server.take_over else None

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from lookalike.backends.embed.base import Embedder, PatchEmbedder, TextEmbedder
 from lookalike.backends.errors import (
-    DeadlineExceeded,
     Draining,
     Internal,
     LookalikeError,
@@ -24,6 +23,8 @@ from lookalike.backends.errors import (
     Overloaded,
 )
 from lookalike.backends.types import Prepared, Vectors
+from lookalike.server.admission import Spread
+from lookalike.server.deadlines import is_over, over
 from lookalike.server.domain import Embedded
 from lookalike.server.pace import Pace
 
@@ -36,6 +37,9 @@ _BULK_TURN: Final = 8
 """While both kinds wait, every eighth batch is bulk: uploads are slowed, never starved."""
 _BACKLOG: Final = 2
 """Batches of uploads that wait while one is computed; more would only take memory."""
+MANY_BYTES: Final = 256 * 2**20
+_FIRST_RETRY_S: Final = 0.1
+"""As long as no input was timed."""
 _SMOOTHING: Final = 0.2
 """Weight of the newest batch in the mean time of one input."""
 
@@ -64,6 +68,11 @@ class _Waiting:
     future: Future[Any] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
+    @property
+    def size(self) -> int:
+        """Bytes, nearly."""
+        return 4 * len(self.input) if isinstance(self.input, str) else self.input.nbytes
+
 
 @dataclass(slots=True, eq=False)
 class _Lane:
@@ -84,11 +93,22 @@ class EmbedQueue:
     any thread. Callbacks of the futures run on the model's thread and must be brief.
     """
 
-    def __init__(self, embedder: Embedder, *, max_waiting: int, name: str = "model") -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        max_waiting: int,
+        max_bytes: int = MANY_BYTES,
+        name: str = "model",
+    ) -> None:
         self._embedder = embedder
         self._reader = embedder if isinstance(embedder, TextEmbedder) else None
         self._seer = embedder if isinstance(embedder, PatchEmbedder) else None
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        """Of the queries that wait."""
+        self._spread = Spread()
         self._changed = threading.Condition()
         self._images = _Lane(self._embed_images)
         self._texts = _Lane(self._embed_texts)
@@ -111,8 +131,9 @@ class EmbedQueue:
         """Queue one prepared picture; `deadline` in `time.monotonic()` seconds.
 
         `bulk` inputs wait behind all others, and the caller bounds their number.
-        Raises Overloaded (with `retry_after_s`) and Draining. The future raises
-        DeadlineExceeded, Draining, or what the model raised for this input.
+        Raises Overloaded (with `retry_after_s`), also when those before it take all the
+        time that is left, and Draining. The future raises DeadlineExceeded, Cancelled,
+        Draining, or what the model raised for this input.
         """
         waiting = _Waiting(prepared, deadline)
         self._put(self._bulk if bulk else self._images, waiting, bounded=not bulk)
@@ -171,19 +192,33 @@ class EmbedQueue:
         with self._changed:
             if self._closing:
                 raise _draining()
-            count = self._asked()
-            if bounded and count >= self._max_waiting:
-                retry_after_s = min(max(count * self._item_s, 0.1), 60.0)
-                raise Overloaded(
-                    f"{count} inputs wait for the model, the most that may. Try again in "
-                    f"{retry_after_s:.1f} s.",
-                    retry_after_s=retry_after_s,
-                    limit=self._max_waiting,
-                )
+            if bounded:
+                self._check_room(waiting)
+                self._bytes += waiting.size
             lane.waiting.append(waiting)
             if lane is not self._bulk:
                 self._pace.asked()
             self._changed.notify()
+
+    def _check_room(self, more: _Waiting) -> None:
+        """Raise Overloaded if a query would be one too many, or come too late."""
+        count = self._asked()
+        wait_s = count * self._item_s
+        if count >= self._max_waiting:
+            limit, what = self._max_waiting, "inputs"
+        elif count and self._bytes + more.size > self._max_bytes:
+            limit, what = self._max_bytes, "bytes of inputs"
+        elif more.deadline is not None and 0 < more.deadline - time.monotonic() < wait_s:
+            limit, what = count, "inputs for the time that is left"
+        else:
+            return
+        retry_after_s = self._spread.of(wait_s or _FIRST_RETRY_S)
+        raise Overloaded(
+            f"{count} inputs wait for the model, and {limit} {what} are the most. Try again in "
+            f"{retry_after_s * 1e3:.0f} ms.",
+            retry_after_s=retry_after_s,
+            limit=limit,
+        )
 
     # ------------------------------------------------------------ the model's thread
 
@@ -218,16 +253,14 @@ class EmbedQueue:
                 if not lane.waiting:
                     break
                 waiting = lane.waiting.popleft()
+                self._bytes -= 0 if lane is self._bulk else waiting.size
             # Outside the lock: futures run their callbacks here, which may submit more.
             if not waiting.future.set_running_or_notify_cancel():
                 self._count(expired=1)
-            elif waiting.deadline is not None and waiting.deadline <= time.monotonic():
+            elif is_over(waiting.deadline):
                 self._count(expired=1)
                 waiting.future.set_exception(
-                    DeadlineExceeded(
-                        "Time ran out while the input waited for the model. Allow more time, or "
-                        "try again when the server has less to do."
-                    )
+                    over(waiting.deadline, "while the input waited for the model")
                 )
             else:
                 batch.append(waiting)

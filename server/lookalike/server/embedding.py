@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from lookalike.backends.errors import DeadlineExceeded, LookalikeError
 from lookalike.backends.types import RgbImage
+from lookalike.server.deadlines import is_over, outcome, over
 from lookalike.server.domain import Embedded, ModelInfo, Region
 from lookalike.server.known_vectors import KnownVectors, of_known
 from lookalike.server.models import LoadedModel, Models
@@ -63,8 +64,9 @@ class Embedding:
         """
         try:
             if isinstance(item, str):
-                return model.submit_text(item, deadline=deadline).result
-            wait = self.start_picture(model, lambda: item, deadline)
+                embedding = model.submit_text(item, deadline=deadline)
+                return lambda: outcome(embedding, deadline)
+            wait = self.start_picture(model, lambda: item, deadline, size=len(item))
             return lambda: wait()[1]
         except LookalikeError as error:
             return raiser(error)
@@ -77,10 +79,12 @@ class Embedding:
         *,
         region: Region | None = None,
         keep: bool = False,
+        size: int = 0,
     ) -> Callable[[], tuple[Seen, Embedded]]:
         """Begin to embed a picture, or a part of it; `load` gives its file on a reader's thread.
 
-        The returned call waits and gives or raises; with `keep` it gives the pixels
+        `size`: bytes of the file, if it is in memory. The returned call waits, no longer
+        than until the deadline, and gives or raises; with `keep` it gives the pixels
         too. Raises Overloaded, Draining.
         """
 
@@ -94,13 +98,15 @@ class Embedding:
             picture = self._pictures.read(data, model, region).image
             prepared = model.prepare(picture)
             seen = Seen(picture if keep else None, began, time.monotonic())
+            if is_over(deadline):
+                raise over(deadline, "while the picture was read")
             return seen, model.submit_image(prepared, deadline=deadline)
 
         def wait() -> tuple[Seen, Embedded]:
-            seen, embedding = reading.result()
-            return seen, embedding.result()
+            seen, embedding = outcome(reading, deadline)
+            return seen, outcome(embedding, deadline)
 
-        reading = self._pictures.submit(read, deadline=deadline)
+        reading = self._pictures.submit(read, deadline=deadline, size=size)
         return wait
 
     def start_reading(
@@ -116,7 +122,8 @@ class Embedding:
             picture = self._pictures.read(load(), model).image
             return Seen(picture, began, time.monotonic())
 
-        return self._pictures.submit(read, deadline=deadline).result
+        reading = self._pictures.submit(read, deadline=deadline)
+        return lambda: outcome(reading, deadline)
 
 
 def raiser(error: LookalikeError) -> Callable[[], Embedded]:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, Generic, TypeVar, cast
 
+from lookalike.server.deadlines import is_over, over
+
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -27,9 +29,15 @@ class Gathering(Generic[Q, A]):
         self._lock = threading.Lock()
         self._lines: dict[Hashable, _Line] = {}
 
-    def call(self, key: Hashable, query: Q) -> A:
-        """Return the answer. Raises what `run` raised, for all who were together."""
-        mine = _Turn(query)
+    def call(self, key: Hashable, query: Q, deadline: float | None = None) -> A:
+        """Return the answer. Raises what `run` raised, for all who were together.
+
+        Raises DeadlineExceeded or Cancelled, and does nothing, if nobody wants the answer
+        any more when it is this call's turn.
+        """
+        if is_over(deadline):
+            raise over(deadline, "before the search began")
+        mine = _Turn(query, deadline)
         with self._lock:
             if (line := self._lines.get(key)) is None:
                 line = self._lines[key] = _Line()
@@ -58,9 +66,11 @@ class Gathering(Generic[Q, A]):
             for turn in together:
                 turn.error = error
         with self._lock:
-            following = line.waiting[:MOST]
+            wanted, dropped = [], []
+            for turn in line.waiting:
+                (dropped if is_over(turn.deadline) else wanted).append(turn)
+            following, line.waiting = wanted[:MOST], wanted[MOST:]
             if following:
-                line.waiting = line.waiting[MOST:]
                 following[0].together = following
             else:
                 line.running -= 1
@@ -68,6 +78,9 @@ class Gathering(Generic[Q, A]):
                     del self._lines[key]
         if following:
             following[0].gate.release()
+        for turn in dropped:
+            turn.error = over(turn.deadline, "while the search waited for those before it")
+            turn.gate.release()
         for turn in together:
             if turn is not mine:
                 turn.gate.release()
@@ -86,10 +99,11 @@ class _Line:
 class _Turn:
     """One call; `together` are those that it has to answer, itself the first."""
 
-    __slots__ = ("answer", "error", "gate", "query", "together")
+    __slots__ = ("answer", "deadline", "error", "gate", "query", "together")
 
-    def __init__(self, query: object) -> None:
+    def __init__(self, query: object, deadline: float | None) -> None:
         self.query = query
+        self.deadline = deadline
         self.gate = threading.Lock()
         self.together: list[_Turn] = []
         self.answer: object = None

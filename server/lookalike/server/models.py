@@ -21,7 +21,7 @@ from lookalike.backends.embed.base import (
 from lookalike.backends.errors import Draining, ModelLacksModality, ModelNotFound
 from lookalike.backends.types import Prepared, RgbImage
 from lookalike.server.domain import Embedded, ModelInfo
-from lookalike.server.embed_queue import EmbedQueue, PatchGrid, QueueStats
+from lookalike.server.embed_queue import MANY_BYTES, EmbedQueue, PatchGrid, QueueStats
 from lookalike.server.images import DECODER
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,9 @@ class ModelConfig:
 class LoadedModel:
     """A model and the queue in front of it. Any thread."""
 
-    def __init__(self, name: str, embedder: Embedder, *, max_waiting: int) -> None:
+    def __init__(
+        self, name: str, embedder: Embedder, *, max_waiting: int, max_bytes: int = MANY_BYTES
+    ) -> None:
         self.name = name
         self.dim = embedder.dim
         self.space = f"{embedder.space}+{DECODER}"
@@ -57,7 +59,7 @@ class LoadedModel:
         """A text can be found among the patches of a picture."""
         self._embedder = embedder
         self._seer = seer
-        self._queue = EmbedQueue(embedder, max_waiting=max_waiting, name=name)
+        self._queue = EmbedQueue(embedder, max_waiting=max_waiting, max_bytes=max_bytes, name=name)
 
     @property
     def stats(self) -> QueueStats:
@@ -126,11 +128,16 @@ class Models:
     """
 
     def __init__(
-        self, configs: Mapping[str, ModelConfig], default: str, *, max_waiting: int
+        self,
+        configs: Mapping[str, ModelConfig],
+        default: str,
+        *,
+        max_waiting: int,
+        max_bytes: int = MANY_BYTES,
     ) -> None:
         self.default = default
         self._slots = {name: _Slot(config) for name, config in configs.items()}
-        self._max_waiting = max_waiting
+        self._max_waiting, self._max_bytes = max_waiting, max_bytes
         self._closed = False
 
     def list(self) -> list[ModelInfo]:
@@ -177,7 +184,9 @@ class Models:
     def _load(self, name: str, config: ModelConfig) -> LoadedModel:
         start = time.monotonic()
         embedder = registry.embedders.resolve(config.embedder).open(config.options)
-        model = LoadedModel(name, embedder, max_waiting=self._max_waiting)
+        model = LoadedModel(
+            name, embedder, max_waiting=self._max_waiting, max_bytes=self._max_bytes
+        )
         _log.info(
             "model loaded model=%s space=%s device=%s%s dim=%d s=%.1f",
             name,

@@ -45,14 +45,26 @@ class Pictures:
         self._limits = limits
         self._decode = decode
         self._pool = WorkPool(
-            threads + 1, max_waiting=limits.embed_queue_items, name="picture", hold=hold
+            threads + 1,
+            max_waiting=limits.embed_queue_items,
+            max_bytes=limits.embed_queue_bytes,
+            name="picture",
+            hold=hold,
         )
 
     def submit(
-        self, call: Callable[[], T], *, deadline: float | None, bulk: bool = False
+        self,
+        call: Callable[[], T],
+        *,
+        deadline: float | None,
+        bulk: bool = False,
+        size: int = 0,
     ) -> Future[T]:
-        """Run work on a picture on a reader's thread. Raises Overloaded, Draining."""
-        return self._pool.submit(call, deadline=deadline, bulk=bulk)
+        """Run work on a picture of `size` bytes on a reader's thread.
+
+        Raises Overloaded, Draining.
+        """
+        return self._pool.submit(call, deadline=deadline, bulk=bulk, size=size)
 
     def read(self, data: bytes, model: LoadedModel | None, region: Region | None = None) -> Decoded:
         """Decode a picture, or a part of it, no larger than `model` and a thumbnail need.

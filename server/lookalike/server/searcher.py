@@ -12,6 +12,7 @@ import numpy as np
 from lookalike.backends.errors import FailedPrecondition, InvalidArgument, LookalikeError
 from lookalike.backends.types import RgbImage
 from lookalike.server.collection import Collection
+from lookalike.server.deadlines import is_over, over
 from lookalike.server.domain import (
     Answer,
     Judgement,
@@ -99,7 +100,7 @@ class Searcher:
             found = self._library.collection(collection)
             one = _Plain(found, options, query.vector, time.monotonic())
             # Alike are those whose options are one object, as the wire layer gives them.
-            answer = self._gathering.call((found.number, id(options)), one)
+            answer = self._gathering.call((found.number, id(options)), one, deadline)
         else:
             [answer] = self.search_batch([(collection, query, options)], deadline=deadline)
         if isinstance(answer, LookalikeError):
@@ -114,6 +115,8 @@ class Searcher:
     ) -> list[Answer | LookalikeError]:
         """Answer queries together; those alike but for the vector meet the index as one matrix."""
         started = time.monotonic()
+        if is_over(deadline):
+            raise over(deadline, "before the search began")
         if (vectors := _plain(requests)) is not None:
             name, _, options = requests[0]
             try:
@@ -123,6 +126,8 @@ class Searcher:
             return answer_plain(collection, vectors, options, [started] * len(vectors))
         asked = gather([self._begin(*request, deadline) for request in requests])
         ready_at = time.monotonic()
+        if is_over(deadline):
+            raise over(deadline, "before the index was asked")
         groups: dict[object, list[int]] = {}
         for i, one in enumerate(asked):
             if isinstance(one, _Asked):
