@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,42 @@ def _connect() -> None:
         sock.connect(("127.0.0.1", 9))
 
 
+def _own_libc(call: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, call)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), call)
+
+
+def _datagram() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", ("127.0.0.1", 9))
+
+
+def _pair() -> None:
+    for sock in socket.socketpair():
+        sock.close()
+
+
+def _io_uring() -> None:
+    _own_libc("syscall", 425, 1, 0)
+
+
+def _read_memory() -> None:
+    _own_libc("ptrace", 16, os.getppid(), 0, 0)
+
+
+def _thread() -> None:
+    try:
+        threading.Thread(target=lambda: None).start()
+    except RuntimeError as error:
+        raise OSError from error
+
+
+def _give_away() -> None:
+    with socket.socket(fileno=os.dup(int(sys.argv[1]))) as control:
+        socket.send_fds(control, [b""], [0])
+
+
 def _write_shared() -> None:
     os.ftruncate(int(sys.argv[2]), 2**40)
 
@@ -99,6 +136,15 @@ DEEDS: dict[str, Callable[[], object]] = {
     "write a file": lambda: Path("/tmp/decoded").write_bytes(b"x"),
     "connect": _connect,
     "signal the server": lambda: os.kill(os.getppid(), 0),
+    "send a datagram": _datagram,
+    "make a Unix socket": lambda: socket.socket(socket.AF_UNIX).close(),
+    "make a netlink socket": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close(),
+    "make a pair of sockets": _pair,
+    "make an io_uring": _io_uring,
+    "look into the server": _read_memory,
+    "have a child": lambda: os._exit(0) if os.fork() == 0 else None,
+    "have a thread": _thread,
+    "hand a file over": _give_away,
     "run a program": lambda: os.execv("/bin/true", ["/bin/true"]),
     "grow the shared memory": _write_shared,
     "take memory": lambda: bytearray(3 * 2**30),

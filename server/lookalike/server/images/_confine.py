@@ -13,6 +13,8 @@ import resource
 import struct
 from typing import Final
 
+from lookalike.server.images import _seccomp
+
 # include/uapi/linux/prctl.h, landlock.h, sched.h; the numbers of Landlock's calls are
 # the same on every architecture.
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -30,10 +32,12 @@ _OOM_SCORE: Final = 900
 """Where memory is short the kernel ends this process, not the server."""
 
 
-def confine(memory_bytes: int) -> None:
+def confine(memory_bytes: int) -> list[str]:
     """Give up files, network, other processes and all but `memory_bytes` more of memory.
 
     For the process that calls, for good; it must have one thread. What is open stays open.
+    Returns what of it the kernel has put in force beyond limits on resources: "landlock/4"
+    (its version), "namespace" (a network of its own, for root only), "seccomp".
     """
     libc = ctypes.CDLL(None, use_errno=True)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
@@ -42,8 +46,11 @@ def confine(memory_bytes: int) -> None:
         occupied = int(memory.read().split()[0]) * resource.getpagesize()
     os.nice(_NICE)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.unshare(_CLONE_NEWNET)  # for root only; others have Landlock's rule for TCP
-    _lock(libc)
+    in_force = []
+    if libc.unshare(_CLONE_NEWNET) == 0:  # for root only; others have the rules below
+        in_force.append("namespace")
+    if version := _lock(libc):
+        in_force.append(f"landlock/{version}")
     for limit, most in (
         (resource.RLIMIT_AS, occupied + memory_bytes),
         (resource.RLIMIT_CORE, 0),
@@ -52,22 +59,30 @@ def confine(memory_bytes: int) -> None:
         (resource.RLIMIT_NPROC, 0),
     ):
         resource.setrlimit(limit, (most, most))
+    if _seccomp.install(libc):  # the last: it denies calls that are made above
+        in_force.append("seccomp")
+    return in_force
 
 
-def _lock(libc: ctypes.CDLL) -> None:
-    """Deny every file, TCP port and signal to others, as far as the kernel has Landlock."""
+def _lock(libc: ctypes.CDLL) -> int:
+    """Deny every file, TCP port and signal to others, as far as the kernel has Landlock.
+
+    Returns the version in force, 0 for none.
+    """
     call = libc.syscall
     call.restype = ctypes.c_long
     number, word = ctypes.c_long, ctypes.c_size_t
     version = call(number(_CREATE_RULESET), None, word(0), word(_ASK_VERSION))
     if version < 1:
-        return
+        return 0
     files = (1 << _FILE_RIGHTS.get(version, 16)) - 1
     ports = 0b11 if version >= 4 else 0
     scopes = 0b11 if version >= 6 else 0
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = struct.pack("=QQQ", files, ports, scopes)[:size]
     ruleset = call(number(_CREATE_RULESET), rules, word(size), word(0))
-    if ruleset >= 0:
-        call(number(_RESTRICT_SELF), number(ruleset), word(0))
-        os.close(ruleset)
+    if ruleset < 0:
+        return 0
+    done = call(number(_RESTRICT_SELF), number(ruleset), word(0))
+    os.close(ruleset)
+    return int(version) if done == 0 else 0

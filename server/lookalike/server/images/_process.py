@@ -63,6 +63,8 @@ class DecodingProcess:
         """Start it, without waiting. Raises OSError."""
         self._allowance = allowance
         self.pictures = 0
+        self.in_force: list[str] = []
+        """What confines it beyond limits on resources, once it is ready."""
         with contextlib.ExitStack() as undo:
             self._shared = os.memfd_create("pixels", os.MFD_CLOEXEC)
             undo.callback(os.close, self._shared)
@@ -89,9 +91,13 @@ class DecodingProcess:
         """Wait until it can decode; False if it ended or took longer."""
         self._control.settimeout(timeout_s)
         try:
-            return self._control.recv(_wire.MAX_PACKET) == _wire.READY
+            in_force = _wire.read_ready(self._control.recv(_wire.MAX_PACKET))
         except OSError:
             return False
+        if in_force is None:
+            return False
+        self.in_force = in_force
+        return True
 
     def decode(self, head: Header, side: int) -> tuple[Outcome, RgbImage | None, int, int]:
         """Return what became of a picture: its pixels if they were decoded, its whole size.

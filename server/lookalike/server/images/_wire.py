@@ -7,12 +7,13 @@ back, through one piece of shared memory, the first overwritten by the second.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
 from lookalike.server.images.header import Header
 
-READY: Final = b"ready"
+_READY: Final = b"ready"
 MAX_PACKET: Final = 64
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _JOB: Final = struct.Struct("<7Q")
@@ -31,6 +32,17 @@ class Outcome(IntEnum):
     DAMAGED = 1
     LARGER_THAN_SAID = 2
     NO_MEMORY = 3
+
+
+def write_ready(in_force: Sequence[str]) -> bytes:
+    """Return the first packet of a process: what confines it, by short names."""
+    return b" ".join([_READY, *(name.encode() for name in in_force)])[:MAX_PACKET]
+
+
+def read_ready(packet: bytes) -> list[str] | None:
+    """Return what confines a process; None if the packet is not its first."""
+    ready, *names = packet.split(b" ")
+    return [name.decode("ascii", "replace") for name in names] if ready == _READY else None
 
 
 def write_job(head: Header, side: int) -> bytes:

@@ -74,6 +74,7 @@ class Workers:
         self._busy: set[DecodingProcess] = set()
         self._changed = threading.Condition()
         self._closed = False
+        self._told = False
         self._failures = 0
         """Processes in a row that did not come up."""
         self._resume_at = 0.0
@@ -204,6 +205,14 @@ class Workers:
             _log.error("pictures have ended %d decoding processes; waiting", _DEATHS)
         self._changed.notify_all()
 
+    def _tell(self, in_force: list[str]) -> None:
+        """Say in the log, once, what confines the processes that decode."""
+        if self._told:
+            return
+        self._told = True
+        level = logging.INFO if "seccomp" in in_force else logging.WARNING
+        _log.log(level, "pictures are decoded apart confined_by=%s", ",".join(in_force) or "limits")
+
     # ------------------------------------------------------ a thread of its own
 
     def _start(self) -> None:
@@ -226,6 +235,7 @@ class Workers:
                     self._resume_at = time.monotonic() + pause
                 else:
                     self._failures = 0
+                    self._tell(process.in_force)
                     self._idle.append(process)
                     process = None
                 self._changed.notify_all()

@@ -43,9 +43,9 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_IGN)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process for each core
     room = _Room(shared)
-    _confine.confine(memory)
+    in_force = _confine.confine(memory)
     with socket.socket(fileno=control) as server:
-        server.send(_wire.READY)
+        server.send(_wire.write_ready(in_force))
         while packet := server.recv(_wire.MAX_PACKET):
             head, side = _wire.read_job(packet, room.read(_wire.job_size(packet)))
             patience = _wire.patience(head)
