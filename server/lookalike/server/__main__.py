@@ -264,7 +264,7 @@ def _serve(loaded: Loaded) -> int:
     if not server.handed_over:
         section = config.server
         end_within(section.notice_s + section.grace_s + _SLACK_S, server.save)
-        server.stop(section.grace_s)
+        server.stop(section.grace_s, process_ends=True)
     return 0
 
 

@@ -114,13 +114,18 @@ class App:
         """Wait until every collection is open; return whether it was so in time."""
         return self._ready.wait(timeout_s)
 
-    def stop(self, grace_s: float) -> None:
-        """Finish what is under way within `grace_s` seconds, then close everything, in order."""
+    def stop(self, grace_s: float, *, process_ends: bool = False) -> None:
+        """Finish what is under way within `grace_s` seconds, then close everything, in order.
+
+        `process_ends`: leave connections to the end of the process, which follows.
+        """
         self._stopping.set()
         if self._front is not None:
             _log.info("draining grace_s=%g", grace_s)
             self._front.stop(grace_s, self._config.server.notice_s if grace_s else 0.0)
         self._closing.close()
+        if self._front is not None and not process_ends:
+            self._front.close()
         _log.info("stopped")
 
     def _start(self) -> str:

@@ -87,7 +87,9 @@ _WAIT_FOR_LIBRARY = (INDEX, SEARCH)
 _SPARE_FILES = 512
 """Open files for all but connections: the database, indexes, decoding processes."""
 _LAST_WORDS_S = 0.5
-"""Time for answers that are on their way when all calls have ended."""
+"""For calls that did not end in time, to say so."""
+_ANSWERS_S = 0.05
+"""For answers that are on their way when all calls have ended."""
 _ERROR_DETAILS = error_details_pb2.DESCRIPTOR.name
 
 
@@ -230,14 +232,25 @@ class Front:
         """Say NOT_SERVING, ask uploads to end, finish what is under way within `grace_s`.
 
         Before, calls are answered for `notice_s` seconds more. What is not finished then
-        is cancelled, and so are watchers of health, who would stay for ever.
+        is cancelled, and so are watchers of health, who would stay for ever. Calls that
+        come are refused until `close`, or until the process ends.
         """
         self._health.enter_graceful_shutdown()
         time.sleep(notice_s)
         self._uploads.drain(grace_s)
         self._streams.drain()
-        self._guard.drain(grace_s)
-        self._server.stop(_LAST_WORDS_S if grace_s else 0).wait()
+        if self._guard.drain(grace_s):
+            time.sleep(_ANSWERS_S if grace_s else 0.0)
+        else:
+            self._server.stop(_LAST_WORDS_S if grace_s else 0).wait()
+
+    def close(self) -> None:
+        """Stop listening and end all connections.
+
+        Calls that cross this on the wire end with CANCELLED, which nobody tries again, so
+        it is not for a server whose process ends: its calls end with UNAVAILABLE.
+        """
+        self._server.stop(0).wait()
         self._reception.close()
 
     def _set_health(self, serving: Mapping[str, bool]) -> None:
