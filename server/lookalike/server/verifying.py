@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -90,30 +90,36 @@ class Verifier:
         self._alone = alone
         self._running = threading.Lock()
 
-    def verify(self, collection: str, probe_count: int) -> Generator[Event, None, None]:
+    def verify(
+        self, collection: str, probe_count: int, check: Callable[[], None] = lambda: None
+    ) -> Generator[Event, None, None]:
         """Yield progress, findings and a summary; `collection` "" means all.
 
         `probe_count` items of each collection are searched for by their own vectors, -1
-        all. Raises CollectionNotFound, CollectionLoading, Overloaded (one at a time).
+        all. `check` is called after each piece of work, and ends it by what it raises.
+        Raises CollectionNotFound, CollectionLoading, Overloaded (one at a time).
         """
         if not self._running.acquire(blocking=False):
             raise Overloaded("A check is running already; one at a time.", retry_after_s=30.0)
-        check = _Check(self._library, self._store, self._alone)
+        run = _Check(self._library, self._store, self._alone, check)
         try:
             if not self._library.ready:
                 raise CollectionLoading(
                     "The collections are being opened; try again.", retry_after_s=1.0
                 )
-            yield from check.run(collection, probe_count)
+            yield from run.run(collection, probe_count)
         finally:
             self._running.release()
-        yield check.summary()  # when another one may begin
+        yield run.summary()  # when another one may begin
 
 
 class _Check:
     """One run of a verification. One thread."""
 
-    def __init__(self, library: Library, store: Store, alone: bool) -> None:
+    def __init__(
+        self, library: Library, store: Store, alone: bool, check: Callable[[], None]
+    ) -> None:
+        self._check = check
         self._library = library
         self._store = store
         self._alone = alone
@@ -152,6 +158,7 @@ class _Check:
 
     def _step(self, collection: str, phase: str, done: int, total: int) -> Iterator[Progress]:
         """Leave the machine to others for a moment; tell how far it is now and then."""
+        self._check()
         now = time.monotonic()
         if not self._alone:
             time.sleep(min(now - self._began, _REST_S))

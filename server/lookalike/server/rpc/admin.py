@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-from lookalike.backends.errors import InvalidArgument
+from lookalike.backends.errors import Cancelled, InvalidArgument
 from lookalike.server.rpc.backup import send_backup
 from lookalike.server.rpc.patience import patiently
 from lookalike.server.rpc.ports import Backups, Verifier
@@ -49,13 +49,14 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
                 "probe_count is a number of items, 0 for the default or -1 for all.",
                 field="probe_count",
             )
-        events = self._verifier.verify(name, request.probe_count or _PROBES)
-        return patiently(self._told(events), context, self._patience_s)
 
-    def _told(self, events: Iterator[Event]) -> Iterator[pb.VerifyResponse]:
-        for event in events:
+        def check() -> None:
             self._check_open()
-            yield write_event(event)
+            if not context.is_active():
+                raise Cancelled("The caller has left.")
+
+        events = self._verifier.verify(name, request.probe_count or _PROBES, check)
+        return patiently(map(write_event, events), context, self._patience_s)
 
     def Backup(
         self, request: pb.BackupRequest, context: grpc.ServicerContext

@@ -131,7 +131,9 @@ class Recalls(Protocol):
 
 
 class Verifier(Protocol):
-    def verify(self, collection: str, probe_count: int) -> Iterator[Event]: ...
+    def verify(
+        self, collection: str, probe_count: int, check: Callable[[], None]
+    ) -> Iterator[Event]: ...
 
 
 class Backups(Protocol):
