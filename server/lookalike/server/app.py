@@ -34,6 +34,7 @@ from lookalike.server.models import Models
 from lookalike.server.pictures import Pictures
 from lookalike.server.recall import Recalls
 from lookalike.server.reembed import Reembed
+from lookalike.server.rpc import floors
 from lookalike.server.rpc.access import Keys, KeysFile
 from lookalike.server.rpc.reception import Times
 from lookalike.server.rpc.server import Domain, Front, check_address
@@ -104,6 +105,7 @@ class App:
         LookalikeError with the cure: FailedPrecondition (address or folder taken),
         DataLoss, ModelInvalid, UnknownBackend, IndexSpecInvalid, BackendUnavailable.
         """
+        floors.check()
         try:
             return self._start()
         except BaseException:
