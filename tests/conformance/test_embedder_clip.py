@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,11 +33,14 @@ class Checkpoints(EmbedderConformance):
     embedder_cls = embedders.resolve("clip")
     make: ClassVar[Callable[[Path], Path]]
     extra: ClassVar[dict[str, object]] = {}
+    needs: ClassVar[str] = ""
 
     # Opened once for all tests of a class: they do not change it, and loading takes a while.
     @pytest.fixture(scope="class")
     @classmethod
     def options(cls, tmp_path_factory: pytest.TempPathFactory) -> EmbedderOptions:
+        if cls.needs and find_spec(cls.needs) is None:
+            pytest.skip(f"{cls.needs} is not installed")
         folder = cls.make(tmp_path_factory.mktemp("checkpoint"))
         return EmbedderOptions(str(folder), device="cpu", threads=1, extra=cls.extra)
 
@@ -60,7 +64,32 @@ class TestClip(Checkpoints):
 @pytest.mark.clip
 class TestClipInHalfPrecision(Checkpoints):
     make = tiny_clip
-    extra: ClassVar[dict[str, object]] = {"precision": "bf16"}
+    extra: ClassVar[dict[str, object]] = {"runtime": "torch", "precision": "bf16"}
+
+
+@pytest.mark.clip
+class TestClipInOpenVino(Checkpoints):
+    make = tiny_clip
+    extra: ClassVar[dict[str, object]] = {"runtime": "openvino", "precision": "fp32"}
+    needs = "openvino"
+
+
+@pytest.mark.clip
+class TestClipInOpenVinoInHalfPrecision(Checkpoints):
+    make = tiny_clip
+    extra: ClassVar[dict[str, object]] = {
+        "runtime": "openvino",
+        "precision": "bf16",
+        "streams": 2,
+    }
+    needs = "openvino"
+
+
+@pytest.mark.clip
+class TestClipInInt8(Checkpoints):
+    make = tiny_clip
+    extra: ClassVar[dict[str, object]] = {"precision": "int8", "force_precision": True}
+    needs = "nncf"
 
 
 @pytest.mark.clip

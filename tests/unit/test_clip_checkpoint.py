@@ -201,7 +201,15 @@ def test_a_library_that_a_tokenizer_needs_is_named(copy: Path) -> None:
     [
         ({"precison": "fp16"}, "Did you mean 'precision'?"),
         ({"precision": "int3"}, "fp32, bf16, fp16"),
+        ({"precision": "INT8"}, "Did you mean 'int8'?"),
+        ({"runtime": "onnx"}, "auto, torch, openvino"),
+        ({"runtime": "open-vino"}, "Did you mean 'openvino'?"),
+        ({"streams": 0}, "from 1 to 64"),
+        ({"streams": True}, "from 1 to 64"),
         ({"offline": "no"}, "true or false"),
+        ({"force_precision": 1}, "true or false"),
+        ({"runtime": "torch", "precision": "int8"}, "runtime openvino"),
+        ({"runtime": "openvino", "precision": "fp16"}, "Use bf16"),
     ],
 )
 def test_unknown_settings_are_refused_with_the_known_ones(
@@ -236,7 +244,9 @@ def test_the_fingerprint_knows_weights_preprocessing_words_and_precision(
     retrained = tiny_clip(tmp_path / "retrained", seed=1)
     edit(copy / "tokenizer_config.json", model_max_length=10)
     spaces = [opened(path).space for path in (whole, cropped, retrained, copy)]
-    spaces += [opened(whole, precision="bf16").space, opened(whole, precision="fp16").space]
+    # Forced, bf16 and fp16 would have spaces of their own.
+    alone = [opened(whole, runtime="torch", precision=name).also for name in ("bf16", "fp16")]
+    spaces += [space for names in alone for space in names - {spaces[0]}]
     assert len(set(spaces)) == 6
     assert all(space.startswith("clip/") for space in spaces)
 

@@ -352,10 +352,8 @@ class ModelInfo:
     is_default: bool
     loaded: bool
     device: str
-    numerics: Mapping[str, str] = field(default_factory=dict)
-    """Of an embedder that can compute in several ways: "runtime", "precision", "parity"."""
-    spaces: frozenset[str] = frozenset()
-    """Those whose vectors can be compared with this model's."""
+    numerics: Mapping[str, str] = field(default_factory=dict)  # see `Embedder.numerics`
+    spaces: frozenset[str] = frozenset()  # see `LoadedModel.spaces`
 
 
 @dataclass(frozen=True, slots=True)
