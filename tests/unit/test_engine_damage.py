@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine_parts import Opens, PlainIndex, opener, renamed
+from engine_parts import ForgetfulIndex, Opens, PlainIndex, opener, renamed
 from lookalike.backends.testing.scene import Scene
+from lookalike.backends.types import IndexSpec
 
 ROUNDS = 10
 
@@ -194,6 +196,22 @@ def test_an_older_copy_of_each_file_changes_nothing(opens: Opens, tmp_path: Path
         opened_the_same(scene, copy)
         shutil.rmtree(copy)
     opened_the_same(scene, old)
+
+
+@pytest.mark.parametrize("wanted", [IndexSpec(), IndexSpec("exact")], ids=["auto", "exact"])
+def test_an_older_copy_of_another_kind_is_not_searched_where_all_is_compared(
+    opens: Opens, wanted: IndexSpec
+) -> None:
+    scene = opens(ForgetfulIndex, delta_limit=30)
+    scene.add(100)
+    scene.settle()
+    scene.engine.snapshot()
+    scene.reopen()
+    assert not scene.check(3).exact, "what is wanted is loaded"
+    scene.reopen(replace(scene.config, index=wanted))
+    for _ in range(2):
+        assert scene.check(10).exact
+        scene.settle()
 
 
 def test_stray_files_are_ignored_and_swept(golden: Scene) -> None:

@@ -12,9 +12,10 @@ from lookalike.backends.engine._snapshot import Disk
 from lookalike.backends.engine._view import Delta, View, first_room
 from lookalike.backends.engine.base import NO_SNAPSHOT, EngineConfig, Truth
 from lookalike.backends.errors import DataLoss, LookalikeError
+from lookalike.backends.index import auto
 from lookalike.backends.index.base import VectorIndex
 from lookalike.backends.registry import indexes
-from lookalike.backends.types import FlatParams, IndexSpec, Keys, Vectors
+from lookalike.backends.types import FlatParams, Keys, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,10 @@ def load_segments(disk: Disk, config: EngineConfig, seq: int) -> tuple[list[Segm
         return [], _thrown_away(disk, str(doubt))
     segments: list[Segment] = []
     faults: list[str] = []
+    exact = _wants_exact(config, sum(record.count for record in manifest.segments))
     for record in manifest.segments:
         try:
-            segments.append(_load_segment(disk, config, record, manifest.seq, faults))
+            segments.append(_load_segment(disk, config, record, manifest.seq, exact, faults))
         except Doubtful as doubt:
             faults.append(str(doubt))
     keys = np.concatenate([np.empty(0, np.int64), *(segment.keys for segment in segments)])
@@ -101,9 +103,17 @@ def _thrown_away(disk: Disk, reason: str) -> str:
 
 
 def _load_segment(
-    disk: Disk, config: EngineConfig, record: SegmentRecord, seq: int, faults: list[str]
+    disk: Disk,
+    config: EngineConfig,
+    record: SegmentRecord,
+    seq: int,
+    exact: bool,
+    faults: list[str],
 ) -> Segment:
-    """Load one segment; without its index, to be built anew, if only that is doubtful."""
+    """Load one segment; without its index, to be built anew, if only that is doubtful.
+
+    `exact`: an index that leaves something out is not what is wanted now.
+    """
     keys, vectors = disk.read_rows(record, config.dim)
     if len(keys) == 0 or (np.diff(keys) <= 0).any():
         raise Doubtful("its keys do not rise")
@@ -115,8 +125,9 @@ def _load_segment(
         faults.append(str(doubt))
     except (LookalikeError, ValueError, RuntimeError, OSError, MemoryError) as error:
         faults.append(f"its index could not be loaded ({type(error).__name__})")
-    if index is not None and not index.exact and _wants_exact(config.index):
-        # Left behind by a disk that was full when another kind was asked for.
+    if index is not None and not index.exact and exact:
+        # Left behind by a disk that was full when another kind was asked for, or by a folder
+        # that somebody brought back from before that.
         index = None
     number = disk.adopt(record, seq)
     sealed = index is not None
@@ -133,8 +144,11 @@ def _load_segment(
     )
 
 
-def _wants_exact(spec: IndexSpec) -> bool:
-    return spec.backend == "exact" or isinstance(spec.algorithm, FlatParams)
+def _wants_exact(config: EngineConfig, count: int) -> bool:
+    """Say whether `count` vectors are to be compared exactly, as asked for or as "auto" would."""
+    if config.index.algorithm is not None:
+        return isinstance(config.index.algorithm, FlatParams)
+    return auto.choose(config.index, count, config.dim).backend == "exact"
 
 
 def _read(truth: Truth, keys: Keys) -> tuple[Keys, Vectors]:
