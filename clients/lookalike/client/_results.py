@@ -268,6 +268,11 @@ class Model:
     is_default: bool
     loaded: bool
     device: str
+    runtime: str = ""
+    """What computes: "torch", "openvino"; empty where there is no choice."""
+    precision: str = ""
+    parity: str = ""
+    """Compared with the plain model: "reference", "checked", "verified" or "forced"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,9 @@ def model(message: embed_service_pb2.Model) -> results.Model:
         is_default=message.is_default,
         loaded=message.loaded,
         device=message.device,
+        runtime=message.runtime,
+        precision=message.precision,
+        parity=message.parity,
     )
 
 

@@ -26,7 +26,7 @@ from lookalike.v1 import access_pb2 as lookalike_dot_v1_dot_access__pb2
 from lookalike.v1 import types_pb2 as lookalike_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lookalike/v1/embed_service.proto\x12\x0clookalike.v1\x1a\x19lookalike/v1/access.proto\x1a\x18lookalike/v1/types.proto\"]\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06inputs\x18\x02 \x03(\x0b\x32\x18.lookalike.v1.EmbedInput\x12\x14\n\x0cunnormalized\x18\x03 \x01(\x08\"K\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ImageH\x00\x42\x07\n\x05input\"_\n\rEmbedResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.EmbedResult\x12\"\n\x05model\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.Model\"x\n\x0b\x45mbedResult\x12&\n\x06vector\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.VectorH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ErrorH\x00\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x42\x08\n\x06result\"\x9d\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12*\n\nmodalities\x18\x03 \x03(\x0e\x32\x16.lookalike.v1.Modality\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x0e\n\x06loaded\x18\x06 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.lookalike.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.lookalike.v1.Model*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x32\x87\x02\n\x0c\x45mbedService\x12I\n\x05\x45mbed\x12\x1a.lookalike.v1.EmbedRequest\x1a\x1b.lookalike.v1.EmbedResponse\"\x07\x90\x02\x01\xe8\x92\x19\x02\x12X\n\nListModels\x12\x1f.lookalike.v1.ListModelsRequest\x1a .lookalike.v1.ListModelsResponse\"\x07\x90\x02\x01\xe8\x92\x19\x02\x12R\n\x08GetModel\x12\x1d.lookalike.v1.GetModelRequest\x1a\x1e.lookalike.v1.GetModelResponse\"\x07\x90\x02\x01\xe8\x92\x19\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lookalike/v1/embed_service.proto\x12\x0clookalike.v1\x1a\x19lookalike/v1/access.proto\x1a\x18lookalike/v1/types.proto\"]\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06inputs\x18\x02 \x03(\x0b\x32\x18.lookalike.v1.EmbedInput\x12\x14\n\x0cunnormalized\x18\x03 \x01(\x08\"K\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ImageH\x00\x42\x07\n\x05input\"_\n\rEmbedResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.lookalike.v1.EmbedResult\x12\"\n\x05model\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.Model\"x\n\x0b\x45mbedResult\x12&\n\x06vector\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.VectorH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.lookalike.v1.ErrorH\x00\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x42\x08\n\x06result\"\xd1\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12*\n\nmodalities\x18\x03 \x03(\x0e\x32\x16.lookalike.v1.Modality\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x0e\n\x06loaded\x18\x06 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x0f\n\x07runtime\x18\x08 \x01(\t\x12\x11\n\tprecision\x18\t \x01(\t\x12\x0e\n\x06parity\x18\n \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.lookalike.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.lookalike.v1.Model*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x32\x87\x02\n\x0c\x45mbedService\x12I\n\x05\x45mbed\x12\x1a.lookalike.v1.EmbedRequest\x1a\x1b.lookalike.v1.EmbedResponse\"\x07\x90\x02\x01\xe8\x92\x19\x02\x12X\n\nListModels\x12\x1f.lookalike.v1.ListModelsRequest\x1a .lookalike.v1.ListModelsResponse\"\x07\x90\x02\x01\xe8\x92\x19\x02\x12R\n\x08GetModel\x12\x1d.lookalike.v1.GetModelRequest\x1a\x1e.lookalike.v1.GetModelResponse\"\x07\x90\x02\x01\xe8\x92\x19\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\350\222\031\002'
   _globals['_EMBEDSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_EMBEDSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001\350\222\031\002'
-  _globals['_MODALITY']._serialized_start=887
-  _globals['_MODALITY']._serialized_end=962
+  _globals['_MODALITY']._serialized_start=939
+  _globals['_MODALITY']._serialized_end=1014
   _globals['_EMBEDREQUEST']._serialized_start=103
   _globals['_EMBEDREQUEST']._serialized_end=196
   _globals['_EMBEDINPUT']._serialized_start=198
@@ -50,15 +50,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDRESULT']._serialized_start=372
   _globals['_EMBEDRESULT']._serialized_end=492
   _globals['_MODEL']._serialized_start=495
-  _globals['_MODEL']._serialized_end=652
-  _globals['_LISTMODELSREQUEST']._serialized_start=654
-  _globals['_LISTMODELSREQUEST']._serialized_end=712
-  _globals['_LISTMODELSRESPONSE']._serialized_start=714
-  _globals['_LISTMODELSRESPONSE']._serialized_end=796
-  _globals['_GETMODELREQUEST']._serialized_start=798
-  _globals['_GETMODELREQUEST']._serialized_end=829
-  _globals['_GETMODELRESPONSE']._serialized_start=831
-  _globals['_GETMODELRESPONSE']._serialized_end=885
-  _globals['_EMBEDSERVICE']._serialized_start=965
-  _globals['_EMBEDSERVICE']._serialized_end=1228
+  _globals['_MODEL']._serialized_end=704
+  _globals['_LISTMODELSREQUEST']._serialized_start=706
+  _globals['_LISTMODELSREQUEST']._serialized_end=764
+  _globals['_LISTMODELSRESPONSE']._serialized_start=766
+  _globals['_LISTMODELSRESPONSE']._serialized_end=848
+  _globals['_GETMODELREQUEST']._serialized_start=850
+  _globals['_GETMODELREQUEST']._serialized_end=881
+  _globals['_GETMODELRESPONSE']._serialized_start=883
+  _globals['_GETMODELRESPONSE']._serialized_end=937
+  _globals['_EMBEDSERVICE']._serialized_start=1017
+  _globals['_EMBEDSERVICE']._serialized_end=1280
 # @@protoc_insertion_point(module_scope)

@@ -191,6 +191,9 @@ class Model(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     LOADED_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    PARITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to ask for it by, for example "clip-vit-b-32"."""
     dimension: _builtins.int
@@ -205,6 +208,18 @@ class Model(_message.Message):
     """True if it is in memory; the first use of one that is not takes longer."""
     device: _builtins.str
     """Where it runs, for example "cpu" or "cuda:0"; empty if not loaded."""
+    runtime: _builtins.str
+    """What computes, for example "torch" or "openvino"; empty if not loaded, or if
+    there is no choice.
+    """
+    precision: _builtins.str
+    """In what precision, for example "fp32", "bf16" or "int8"; empty as above."""
+    parity: _builtins.str
+    """How its vectors compare with those of the plain model: "reference" (it is the
+    plain model), "checked" (on a few drawn pictures), "verified" (on pictures of
+    the operator's own) or "forced" (not close enough, or never compared, and
+    used all the same); empty as above.
+    """
     @_builtins.property
     def modalities(self) -> _containers.RepeatedScalarFieldContainer[Global___Modality.ValueType]:
         """What it can embed."""
@@ -219,10 +234,13 @@ class Model(_message.Message):
         is_default: _builtins.bool = ...,
         loaded: _builtins.bool = ...,
         device: _builtins.str = ...,
+        runtime: _builtins.str = ...,
+        precision: _builtins.str = ...,
+        parity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dimension", b"dimension", "fingerprint", b"fingerprint", "is_default", b"is_default", "loaded", b"loaded", "modalities", b"modalities", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dimension", b"dimension", "fingerprint", b"fingerprint", "is_default", b"is_default", "loaded", b"loaded", "modalities", b"modalities", "name", b"name", "parity", b"parity", "precision", b"precision", "runtime", b"runtime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

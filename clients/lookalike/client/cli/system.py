@@ -20,7 +20,7 @@ from lookalike.client.cli._progress import say
 from lookalike.client.cli.collections import recall_text
 
 if TYPE_CHECKING:
-    from lookalike.client import Limits
+    from lookalike.client import Limits, Model
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,13 +37,17 @@ def models(server: _options.Server = "", json: _options.Json = False) -> int:
         for one in found:
             print_json(one)
         return _exit.DONE
-    columns = ["name", "dimension", "embeds", "default", "loaded", "device"]
+    columns = ["name", "dimension", "embeds", "default", "loaded", "device", "computes"]
     rows = [
-        [m.name, m.dimension, ", ".join(m.modalities), m.is_default, m.loaded, m.device]
+        [m.name, m.dimension, ", ".join(m.modalities), m.is_default, m.loaded, m.device, _how(m)]
         for m in found
     ]
     print_table(columns, rows)
     return _exit.DONE
+
+
+def _how(model: Model) -> str:
+    return " ".join(part for part in (model.precision, model.runtime, model.parity) if part)
 
 
 def info(server: _options.Server = "", json: _options.Json = False) -> int:

@@ -279,4 +279,7 @@ def write_model(info: ModelInfo) -> embed_service_pb2.Model:
         is_default=info.is_default,
         loaded=info.loaded,
         device=info.device,
+        runtime=info.numerics.get("runtime", ""),
+        precision=info.numerics.get("precision", ""),
+        parity=info.numerics.get("parity", ""),
     )
