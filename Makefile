@@ -34,6 +34,8 @@ gen: .gen/.ok         ## generate the stubs from protos/ anew
 drift: .venv/.dev .gen/.ok
 	scripts/check-protos
 	$(RUN) scripts/generate-docs --check
+	$(RUN) scripts/generate-sbom --check
+	$(RUN) scripts/audit constraints.txt
 
 prove: .venv/.dev     ## the long proofs (KILLS=n; docs/reliability.md names the other budgets)
 	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -o faulthandler_timeout=0 -m prove tests

@@ -30,7 +30,7 @@ FLOORS: Final[Mapping[str, Floor]] = MappingProxyType(
         "apsw": Floor("3.51.3", "the SQLite in it can lose commits"),
         "grpcio": Floor("1.76", "the API's code was generated for it"),
         "pillow": Floor("12.3", "pictures of strangers can harm it"),
-        "protobuf": Floor("6.33.5", "nested messages get around its limit of depth"),
+        "protobuf": Floor("6.33.5", "nested JSON gets around its limit of depth"),
     }
 )
 
