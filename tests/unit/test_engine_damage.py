@@ -210,7 +210,7 @@ def test_an_older_copy_of_another_kind_is_not_searched_where_all_is_compared(
     assert not scene.check(3).exact, "what is wanted is loaded"
     scene.reopen(replace(scene.config, index=wanted))
     for _ in range(2):
-        assert scene.check(10).exact
+        assert scene.check(3).exact
         scene.settle()
 
 
