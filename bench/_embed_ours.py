@@ -56,9 +56,8 @@ class Ours:
         return self._timed(lambda: self._upload(files, seconds))
 
     def _upload(self, files: Sequence[bytes], seconds: float) -> int:
-        end = time.perf_counter() + seconds
-
         def items() -> Iterator[NewItem]:
+            end = time.perf_counter() + seconds
             while time.perf_counter() < end:
                 number = next(_serial)
                 yield NewItem(id=f"n{number}", image=numbered(files[number % len(files)], number))
@@ -69,11 +68,11 @@ class Ours:
 
     def embed(self, files: Sequence[bytes], seconds: float) -> dict[str, float]:
         """Embed new pictures with `BulkEmbed`, as `lookalike embed` does."""
-        end = time.perf_counter() + seconds
         spare = self._folder / f"files-{next(_serial)}"
         spare.mkdir()
 
         def found() -> Iterator[FoundFile]:
+            end = time.perf_counter() + seconds
             while time.perf_counter() < end:
                 number = next(_serial)
                 path = spare / f"{number}.jpg"
