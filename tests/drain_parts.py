@@ -92,8 +92,8 @@ class Traffic:
     """How long an upload waits for the next server."""
     failed: list[str] = field(default_factory=list)
     """Searches that failed, and answers that were wrong."""
-    refused: list[tuple[float, grpc.StatusCode]] = field(default_factory=list)
-    """Plain calls that failed: when they began, and how."""
+    refused: list[tuple[float, grpc.StatusCode, str]] = field(default_factory=list)
+    """Plain calls that failed: when they began, how, and in what words."""
     took_ms: list[float] = field(default_factory=list)
     """Of searches."""
     wrote_ms: list[float] = field(default_factory=list)
@@ -142,7 +142,7 @@ class Traffic:
                 try:
                     found = stub.Search(request, timeout=10).hits[0].item.id
                 except grpc.RpcError as error:
-                    self.refused.append((began, error.code()))
+                    self.refused.append((began, error.code(), error.details() or ""))
                     self.failed.append(f"plain: {error.code()} {error.details()}")
                     continue
                 self._judge(key, found, began)

@@ -22,7 +22,9 @@ STUCK = "stuck"
 
 def hold(how: str) -> None:
     print(STUCK, flush=True)
-    if how == "sleep":
+    if how == "slow":
+        time.sleep(1.5)
+    elif how == "sleep":
         time.sleep(3600)
     elif how == "lock":
         lock = threading.Lock()
@@ -48,7 +50,7 @@ def plant(how: str) -> None:
 
     def embed_prepared(self: Any, batch: Any) -> Any:
         calls.append(len(batch))
-        if len(calls) > 1:
+        if len(calls) > 1 or how == "slow":
             hold(how)
         return honest(self, batch)
 

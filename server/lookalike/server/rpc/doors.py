@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from grpc_health.v1 import health
 
@@ -17,8 +18,9 @@ within 0.25 s, three times as a rule; what takes longer is cut off and asked aga
 _LAST_WORDS_S = 0.1
 """For answers that are on their way."""
 _SOON_S = 0.25
-_OPENING_S = 1.0
-"""Changes wait for the other server to open the folder. gRPC's retries ask three times more."""
+_OPENING_S = (1.0, 2.0)
+"""Changes wait for the other server to open the folder. gRPC asks three times more: after
+1, 2 and 2 s, as the time to come again grows with the time that it has taken so far."""
 
 
 def _moving(retry_s: float = _SOON_S) -> LookalikeError:
@@ -27,8 +29,9 @@ def _moving(retry_s: float = _SOON_S) -> LookalikeError:
     )
 
 
-def _opening() -> LookalikeError:
-    return _moving(_OPENING_S)
+def _opening_since(began: float) -> Callable[[], LookalikeError]:
+    least, most = _OPENING_S
+    return lambda: _moving(min(least + time.monotonic() - began, most))
 
 
 class Doors:
@@ -68,12 +71,13 @@ class Doors:
 
     def end_changes(self, grace_s: float) -> bool:
         """Let uploads and then other changes end; searches go on. Return whether all did."""
-        self._gates.uploads.close(_opening)
+        refusal = _opening_since(time.monotonic())
+        self._gates.uploads.close(refusal)
         self._uploads.drain(grace_s)
         is_over = self._gates.uploads.wait(grace_s)
         if not is_over:
             self._uploads.cut()
-        self._gates.writes.close(_opening)
+        self._gates.writes.close(refusal)
         return self._gates.writes.wait(grace_s) and is_over
 
     def end_all(self) -> None:
