@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -51,6 +52,8 @@ def flooded(outside: Outside, before: tuple[int, int], name: str, much: int) -> 
         floods.ALL[name](outside.port, much)
         took = time.monotonic() - began
         time.sleep(0.1)
+        while not control.times:
+            time.sleep(0.05)
     process = outside.process
     most = process.peak
     assert process.alive, outside.log()[-2000:]
@@ -58,7 +61,8 @@ def flooded(outside: Outside, before: tuple[int, int], name: str, much: int) -> 
     print(
         f"{name}: {took:.2f} s, memory {rss / MIB:.0f}, {most / MIB:.0f}, {process.rss / MIB:.0f} "
         f"MiB, {process.threads} threads; "
-        f"others {statistics.median(control.times) * 1e3:.1f} ms, {len(control.times)} times"
+        f"others {statistics.median(control.times) * 1e3:.1f} ms, {len(control.times)} times, "
+        f"at most {max(control.times) * 1e3:.0f} ms, {control.refused} refused"
     )
     assert control.wrong == []
     assert most - rss <= MOST_MEANWHILE
@@ -88,3 +92,19 @@ def test_frames_made_by_hand_are_understood(outside: Outside) -> None:
         peer.call(frames.headers(frames.CHECK), frames.message())
         answer = peer.drain(1.0)
     assert frames.message(b"\x08\x01") in answer
+
+
+def test_calls_that_never_go_on_take_nobodys_place(outside: Outside) -> None:
+    """More of them than there are threads; after a moment, searches find one all the same."""
+    block = frames.headers(frames.SEARCH)
+    with ExitStack() as stack, Control(outside.address, pause_s=10) as control:
+        for _ in range(4):
+            peer = stack.enter_context(frames.Connection(outside.port))
+            for _ in range(100):
+                begun = frames.frame(frames.HEADERS, frames.END_HEADERS, peer.stream(), block)
+                peer.send(begun)
+        time.sleep(1.0)
+        for _ in range(3):
+            control.check_all()
+    assert control.wrong == []
+    assert control.refused <= 1

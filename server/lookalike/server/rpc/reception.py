@@ -33,6 +33,8 @@ SEARCHES: Final = frozenset({"Search", "BatchSearch"})
 """Calls of which no more are let in than are answered soon."""
 UPLOADS, QUERIES = "UploadItems", "StreamSearch"
 _SPARE_THREADS: Final = 8
+_LAST_PLACES: Final = 4
+"""When so few threads of a kind are free, those that wait for a slow peer are freed."""
 _HEALTH_THREADS: Final = 8
 _HEALTH_S: Final = 2.0
 """A health check is 30 bytes; its threads are for nobody who is slower."""
@@ -142,6 +144,8 @@ class Reception(grpc.ServerInterceptor):
             here = max(admission.count, threads.count - self.watch.slow_readings)
             if here >= admission.limit:
                 return admission.refusal()
+        if threads.count >= threads.most - _LAST_PLACES:
+            self.watch.make_room(threads)
         if threads.count >= threads.most:
             return Overloaded(
                 f"The server is busy with {threads.count} calls of this kind, as many as it "
@@ -179,12 +183,12 @@ class Reception(grpc.ServerInterceptor):
         )
 
     def _answering(self, inner: Any, method: str, name: str) -> Any:
-        admission = self._admission(name)
+        admission, threads = self._admission(name), self._threads(method, name)
         is_health = method.startswith(HEALTH)
         message_s = _HEALTH_S if is_health else self._times.message_s
 
         def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            request = self._first(requests, context, message_s)
+            request = self._first(requests, context, message_s, threads)
             if request is None:
                 return None
             if admission is None:
@@ -207,13 +211,14 @@ class Reception(grpc.ServerInterceptor):
 
     def _streaming(self, inner: Any, method: str, name: str, *, reads: bool) -> Any:
         share = self._lasting_share if name in LASTING else self._shares.get(name)
+        threads = self._threads(method, name)
         watch, times = self.watch, self._times
 
         def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             try:
                 with share.of(self._peers.of(context)) if share else nullcontext():
                     if not reads:
-                        first = self._first(requests, context, times.message_s)
+                        first = self._first(requests, context, times.message_s, threads)
                         if first is None:
                             return
                         responses = inner(first, context)
@@ -228,9 +233,15 @@ class Reception(grpc.ServerInterceptor):
 
         return handle
 
-    def _first(self, requests: Iterator[Any], context: grpc.ServicerContext, seconds: float) -> Any:
+    def _first(
+        self,
+        requests: Iterator[Any],
+        context: grpc.ServicerContext,
+        seconds: float,
+        threads: Threads,
+    ) -> Any:
         """Return the one request of a call, or None if none came; raises if the peer left."""
-        wait = self.watch.begin(context, seconds, is_reading=True)
+        wait = self.watch.begin(context, seconds, is_reading=True, place=threads)
         try:
             request = next(requests, None)
         finally:

@@ -221,6 +221,7 @@ class Front:
         except RuntimeError:
             raise _cannot_listen(listen, "gRPC could not bind it") from None
         self._server.start()
+        self._reception.start()
         self.doors.port = port
         return f"{listen.rpartition(':')[0]}:{port}"
 

@@ -20,10 +20,13 @@ SLOW_S: Final = 0.25
 class Wait:
     """One wait for the peer of a call."""
 
-    __slots__ = ("call", "is_reading", "since", "until")
+    __slots__ = ("call", "is_reading", "place", "since", "until")
 
-    def __init__(self, call: grpc.ServicerContext, until: float, *, is_reading: bool) -> None:
+    def __init__(
+        self, call: grpc.ServicerContext, until: float, *, is_reading: bool, place: object
+    ) -> None:
         self.call = call
+        self.place = place
         self.since = time.monotonic()
         self.until = until
         self.is_reading = is_reading
@@ -54,16 +57,39 @@ class Watch:
         self._closed.set()
 
     def begin(
-        self, call: grpc.ServicerContext, seconds: float, *, is_reading: bool = False
+        self,
+        call: grpc.ServicerContext,
+        seconds: float,
+        *,
+        is_reading: bool = False,
+        place: object = None,
     ) -> Wait:
-        """Allow the peer so much time from now on; `end` takes what is returned."""
-        wait = Wait(call, time.monotonic() + seconds, is_reading=is_reading)
+        """Allow the peer so much time from now on; `end` takes what is returned.
+
+        `place` is what others want that it holds meanwhile: see `make_room`.
+        """
+        wait = Wait(call, time.monotonic() + seconds, is_reading=is_reading, place=place)
         self._waits[id(wait)] = wait
         return wait
 
     def end(self, wait: Wait) -> None:
         """Wait no longer. Twice does no harm."""
         self._waits.pop(id(wait), None)
+
+    def make_room(self, place: object) -> bool:
+        """Cut off who has held a place for longest without sending its request, if anyone has.
+
+        Not for want of time: calls that begin and never go on would take all places.
+        """
+        before = time.monotonic() - SLOW_S
+        slow = [wait for wait in list(self._waits.values()) if wait.place is place is not None]
+        wait = min(slow, key=lambda wait: wait.since, default=None)
+        if wait is None or wait.since > before:
+            return False
+        self.cut_off += 1
+        self.end(wait)
+        wait.call.cancel()
+        return True
 
     def read(
         self, requests: Iterator[T], call: grpc.ServicerContext, seconds: float
