@@ -140,6 +140,27 @@ def test_the_choice_is_measured_once_and_remembered_with_its_figures(
     assert "runtime tried" in caplog.text, "a damaged record is measured again"
 
 
+def test_what_own_pictures_refuse_is_not_chosen_again(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_clip_choice, "_QUICK_S", 0.0)
+    monkeypatch.setattr(_clip_choice, "_has_bf16", lambda: True)
+    monkeypatch.setattr(_clip_openvino, "is_installed", lambda: False)
+    # bf16 wins by a clock that lets it.
+    slow = {"fp32": 0.2, "bf16": 0.1}
+    monkeypatch.setattr(
+        _clip_choice.Chooser,
+        "_timed",
+        lambda self, runtime: slow["fp32" if "float32" in str(runtime._dtype) else "bf16"],
+    )
+    half: Any = opened(clip, tmp_path)
+    assert half.numerics["precision"] == "bf16"
+    real = half._runtime.images
+    half._runtime.images = lambda pixels: np.roll(real(pixels), 1, axis=1)
+    assert half.verify(drawn(40, 48, 48)).faults
+    assert opened(clip, tmp_path).numerics["precision"] == "fp32"
+
+
 def test_what_is_below_its_bar_is_not_chosen(
     clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

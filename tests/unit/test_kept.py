@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,15 @@ def test_a_failure_while_filling_leaves_the_old_folder_and_nothing_else(tmp_path
     assert kept.keep_folder("net", fail) is None
     assert kept.folder("net") is not None
     assert [p.name for p in tmp_path.iterdir()] == ["net"]
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path: Path) -> None:
+    for name, age_s in ((".net-old", 90_000), (".net-new", 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.bin").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    assert Kept(tmp_path).keep_folder("net", fill) is not None
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".net-new", "net"]
 
 
 @pytest.mark.parametrize("folder", [True, False])

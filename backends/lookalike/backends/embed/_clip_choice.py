@@ -229,7 +229,10 @@ class Chooser:
     def _remembered(self, ways: Sequence[Way]) -> Way | None:
         record = self.kept.record(self._choice_name(ways)) or {}
         way = Way(str(record.get("runtime")), str(record.get("precision")))
-        return way if way in ways else None
+        if way not in ways:
+            return None
+        verdict = self._record(self.verdict_name(way))
+        return None if verdict is not None and verdict.faults(way.precision) else way
 
     def _measured(self, ways: Sequence[Way]) -> Way:
         """Time each way that stands the gate; remember the fastest, with all figures."""
@@ -248,7 +251,7 @@ class Chooser:
             )
         best = min(usable, key=lambda trial: trial.seconds)
         figures = [
-            {**t.way._asdict(), "ms": round(t.seconds * 1e3, 2), "not_used": t.fault} for t in tried
+            {**t.way._asdict(), "ms": round(t.seconds * 1e3, 5), "not_used": t.fault} for t in tried
         ]
         record = {**best.way._asdict(), "figures": figures, "machine": self._facts()}
         self.kept.keep_record(self._choice_name(ways), record)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 _log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_ABANDONED_S = 86_400.0
 
 
 class Kept:
@@ -92,6 +94,7 @@ class Kept:
             return None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            _sweep(self._folder)
             draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self._folder))
             try:
                 fill(draft)
@@ -102,6 +105,13 @@ class Kept:
         except OSError as error:
             _log.warning("a converted model cannot be kept: name=%s error=%s", name, error.strerror)
             return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote."""
+    for draft in folder.glob(".*"):
+        if time.time() - draft.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
 def _seal(folder: Path) -> None:
