@@ -13,6 +13,7 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 CANCEL = 8
 CHECK = "/grpc.health.v1.Health/Check"
 SEARCH = "/lookalike.v1.SearchService/Search"
+GET = "/lookalike.v1.IndexService/GetItem"
 UPLOAD = "/lookalike.v1.IndexService/UploadItems"
 CALL_S = 10.0
 

@@ -25,7 +25,7 @@ from lookalike.server.rpc.interceptors import HEALTH, LASTING, request_id_of
 from lookalike.server.rpc.peers import Peers, Share
 from lookalike.server.rpc.status import rich_status
 from lookalike.server.rpc.threads import AtOnce, Threads, on
-from lookalike.server.rpc.watch import Watch
+from lookalike.server.rpc.watch import LAST_PLACES, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ SEARCHES: Final = frozenset({"Search", "BatchSearch"})
 """Calls of which no more are let in than are answered soon."""
 UPLOADS, QUERIES = "UploadItems", "StreamSearch"
 _SPARE_THREADS: Final = 8
-_LAST_PLACES: Final = 4
-"""When so few threads of a kind are free, those that wait for a slow peer are freed."""
 _HEALTH_THREADS: Final = 8
 _HEALTH_S: Final = 2.0
 """A health check is 30 bytes; its threads are for nobody who is slower."""
@@ -144,7 +142,7 @@ class Reception(grpc.ServerInterceptor):
             here = max(admission.count, threads.count - self.watch.slow_readings)
             if here >= admission.limit:
                 return admission.refusal()
-        if threads.count >= threads.most - _LAST_PLACES:
+        if threads.count >= threads.most - LAST_PLACES:
             self.watch.make_room(threads)
         if threads.count >= threads.most:
             return Overloaded(

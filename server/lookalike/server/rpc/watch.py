@@ -9,10 +9,14 @@ from typing import Final, TypeVar
 
 import grpc
 
+from lookalike.server.rpc.threads import Threads
+
 T = TypeVar("T")
 
 LOOK_S: Final = 0.25
 """How often the watch looks; so much later than allowed is a peer cut off."""
+LAST_PLACES: Final = 4
+"""When so few threads of a kind are free, those that wait for a slow peer are freed."""
 SLOW_S: Final = 0.25
 """A request that takes longer to arrive does not hold the place of one that is there."""
 
@@ -23,7 +27,7 @@ class Wait:
     __slots__ = ("call", "is_reading", "place", "since", "until")
 
     def __init__(
-        self, call: grpc.ServicerContext, until: float, *, is_reading: bool, place: object
+        self, call: grpc.ServicerContext, until: float, *, is_reading: bool, place: Threads | None
     ) -> None:
         self.call = call
         self.place = place
@@ -62,11 +66,11 @@ class Watch:
         seconds: float,
         *,
         is_reading: bool = False,
-        place: object = None,
+        place: Threads | None = None,
     ) -> Wait:
         """Allow the peer so much time from now on; `end` takes what is returned.
 
-        `place` is what others want that it holds meanwhile: see `make_room`.
+        `place` are the threads of which it holds one meanwhile: see `make_room`.
         """
         wait = Wait(call, time.monotonic() + seconds, is_reading=is_reading, place=place)
         self._waits[id(wait)] = wait
@@ -76,13 +80,13 @@ class Watch:
         """Wait no longer. Twice does no harm."""
         self._waits.pop(id(wait), None)
 
-    def make_room(self, place: object) -> bool:
-        """Cut off who has held a place for longest without sending its request, if anyone has.
+    def make_room(self, place: Threads) -> bool:
+        """Cut off who has held a thread for longest without sending its request, if anyone has.
 
-        Not for want of time: calls that begin and never go on would take all places.
+        It has time left; but calls that begin and never go on would take all threads.
         """
         before = time.monotonic() - SLOW_S
-        slow = [wait for wait in list(self._waits.values()) if wait.place is place is not None]
+        slow = [wait for wait in list(self._waits.values()) if wait.place is place]
         wait = min(slow, key=lambda wait: wait.since, default=None)
         if wait is None or wait.since > before:
             return False
@@ -127,6 +131,9 @@ class Watch:
         while not self._closed.wait(LOOK_S):
             now = time.monotonic()
             waits = list(self._waits.values())
+            for place in {wait.place for wait in waits if wait.place is not None}:
+                for _ in range(place.count - place.most + LAST_PLACES):
+                    self.make_room(place)
             self.slow_readings = sum(w.is_reading and now - w.since > SLOW_S for w in waits)
             for wait in waits:
                 if wait.until < now:
