@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 import grpc
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from lookalike.backends.types import IndexSpec
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.access import AccessGuard, Keys
 from lookalike.server.rpc.embed import EmbedService
+from lookalike.server.rpc.health import Health
 from lookalike.server.rpc.index import IndexService
 from lookalike.server.rpc.interceptors import CallGuard, Slots
+from lookalike.server.rpc.peers import Peers
+from lookalike.server.rpc.reception import Reception, Times
 from lookalike.server.rpc.scopes import scopes
 from lookalike.server.rpc.search import SearchService
 from lookalike.server.rpc.search_streams import SearchStreams
@@ -60,6 +64,8 @@ class Server:
     jobs: FakeJobs
     uploads: Uploads
     search_streams: SearchStreams
+    reception: Reception | None
+    port: int
     server: grpc.Server
     channel: grpc.Channel
 
@@ -77,20 +83,27 @@ def serving(
     calls: int = 8,
     streams: int = 2,
     keys: Keys | None = None,
+    times: Times | None = None,
 ) -> Iterator[Server]:
-    """Run a server on a free port for the time of a test; with `keys`, callers need one."""
+    """Run a server on a free port for the time of a test; with `keys`, callers need one.
+
+    With `times`, its peers have so long, and as many threads as `calls` in each place.
+    """
     limits = limits or Limits()
     library, models, jobs = FakeLibrary(), FakeModels(), FakeJobs()
     ingest, embedding, searcher = FakeIngest(library), FakeEmbedding(models), FakeSearcher(library)
     duplicates, recalls = FakeDuplicates(library), FakeRecalls(library)
-    uploads = Uploads(library, ingest, limits)
+    uploads = Uploads(library, ingest, limits, idle_s=times.idle_s if times else None)
     search_streams = SearchStreams(limits.max_search_streams)
     size = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     guards: list[grpc.ServerInterceptor] = [
-        CallGuard(Slots(calls, "calls"), Slots(streams, "streams"))
+        CallGuard(Slots(2 * calls if times else calls, "calls"), Slots(streams, "streams"))
     ]
     if keys is not None:
         guards.insert(0, AccessGuard(keys, scopes(SERVICES), jobs))
+    reception = Reception(limits, calls, times, Peers(keys)) if times else None
+    if reception is not None:
+        guards.insert(0, reception)
     server = grpc.server(
         ThreadPoolExecutor(calls + streams + limits.max_uploads + limits.max_search_streams + 4),
         interceptors=guards,
@@ -131,6 +144,9 @@ def serving(
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(
         SystemService(facts, library, models, limits), server
     )
+    if reception is not None:
+        health_pb2_grpc.add_HealthServicer_to_server(Health(reception.for_watchers), server)
+        reception.start()
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=size) as channel:
@@ -144,10 +160,14 @@ def serving(
             jobs,
             uploads,
             search_streams,
+            reception,
+            port,
             server,
             channel,
         )
     server.stop(1).wait()
+    if reception is not None:
+        reception.close()
 
 
 @dataclass

@@ -113,7 +113,7 @@ class Admission:
         now = self._clock()
         with self._lock:
             if self.count >= self.limit:
-                raise self._refusal()
+                raise self._refusal(self.count)
             if deadline is not None:
                 self._check(deadline, now)
             self.count += 1
@@ -128,15 +128,15 @@ class Admission:
         with self._lock:
             self.count -= 1
             self._pace.done(now, more=self.count >= self._enough, count=int(answered))
-            if alone and answered:
+            if alone and answered and not self.count:
                 spent = now - began
                 self._alone_s += (spent - self._alone_s) * (_SMOOTHING if self._alone_s else 1.0)
             self._adapt()
 
-    def refusal(self) -> Overloaded:
-        """Return the error for a call that is not let in."""
+    def refusal(self, here: int) -> Overloaded:
+        """Return the error for a call that is not let in, for there are so many before it."""
         with self._lock:
-            return self._refusal()
+            return self._refusal(here)
 
     @property
     def _enough(self) -> int:
@@ -147,7 +147,8 @@ class Admission:
             raise over(deadline, "before the call began")
         per_s = self._pace.per_s
         if per_s and self.count >= self._enough and now + self.count / per_s > deadline:
-            raise self._refusal(f" They take longer than the {(deadline - now) * 1e3:.0f} ms left.")
+            why = f" They take longer than the {(deadline - now) * 1e3:.0f} ms left."
+            raise self._refusal(self.count, why)
 
     def _adapt(self) -> None:
         per_s = self._pace.per_s
@@ -155,12 +156,12 @@ class Admission:
             soon_s = max(self._wait_s, 2 * self._alone_s)
             self.limit = min(max(self._least, int(soon_s * per_s)), self._most)
 
-    def _refusal(self, why: str = "") -> Overloaded:
+    def _refusal(self, here: int, why: str = "") -> Overloaded:
         per_s = self._pace.per_s
-        wait_s = self.count / per_s if per_s else (self._wait_s or 0.1)
+        wait_s = here / per_s if per_s else (self._wait_s or 0.1)
         retry_s = self._spread.of(wait_s)
         return Overloaded(
-            f"The server has {self.count} {self._what} to answer before this one.{why} "
+            f"The server has {here} {self._what} to answer before this one.{why} "
             f"Try again in {retry_s * 1e3:.0f} ms.",
             retry_after_s=retry_s,
             limit=self.limit,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lookalike.backends.errors import Unavailable
 from lookalike.server.domain import Outcome, WriteResult
 from lookalike.server.rpc.wire_items import OUTCOMES, write_result
 from lookalike.v1 import index_service_pb2 as pb
 
+_RETRY_S = 1.0
 _ACKS_PER_MESSAGE = 256
 """Some kilobytes: over a connection that breaks all the time one of them gets through."""
 
@@ -53,8 +56,10 @@ class Ledger:
     read is not read from either; its bytes are free once it has ended.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, idle_s: float | None = None) -> None:
         self.failures_only = False
+        self._idle_s = idle_s
+        self._quiet_since = time.monotonic()
         self.window = window
         self._changed = threading.Condition()
         self._entries: dict[int, _Entry] = {}
@@ -163,6 +168,10 @@ class Ledger:
             self._failure = failure
             self._changed.notify_all()
 
+    def heard(self) -> None:
+        """Say that the client has sent something."""
+        self._quiet_since = time.monotonic()
+
     # -------------------------------------------------------------- any thread
 
     def end(self, seqs: Sequence[int], results: Sequence[WriteResult]) -> None:
@@ -175,6 +184,7 @@ class Ledger:
                 self._counts[result.outcome._value_] += 1
                 if self.failures_only and result.outcome is not Outcome.FAILED:
                     self._places -= entry.weight
+                    self._quiet_since = time.monotonic()
                 else:
                     self._acked_places += entry.weight
                     self._acks.append((seq, result))
@@ -206,7 +216,8 @@ class Ledger:
     def take(self) -> list[pb.UploadItemsResponse]:
         """Wait for something to tell and return it; [] at the end of the stream.
 
-        Raises the failure that the reader closed with, when all else was told.
+        Raises the failure that the reader closed with, when all else was told; Unavailable
+        if the client has sent nothing for too long, and has had all that it may wait for.
         """
         with self._changed:
             while not self._stopped:
@@ -214,8 +225,25 @@ class Ledger:
                     return messages
                 if self._closed and not self._entries:
                     return self._end()
-                self._changed.wait()
+                self._changed.wait(self._patience_s())
             return []
+
+    def _patience_s(self) -> float | None:
+        """Return how long to wait for a word of the client; None: it waits for the server."""
+        now = time.monotonic()
+        if self._idle_s is None or self._closed:
+            return None
+        if self._places:
+            self._quiet_since = now
+            return None
+        left_s = self._quiet_since + self._idle_s - now
+        if left_s <= 0:
+            raise Unavailable(
+                f"The upload has sent nothing for {self._idle_s:g} s and was ended to make room "
+                "for others. All that it sent is acknowledged; go on with another.",
+                retry_after_s=_RETRY_S,
+            )
+        return left_s
 
     def _ready(self) -> list[pb.UploadItemsResponse]:
         messages = []
@@ -228,6 +256,7 @@ class Ledger:
         self._places -= self._acked_places
         self._acked_places = 0
         if acks:
+            self._quiet_since = time.monotonic()  # for this the client may have waited
             self._changed.notify_all()  # the reader may go on
         for i in range(0, len(acks), _ACKS_PER_MESSAGE):
             messages.append(_write_acks(acks[i : i + _ACKS_PER_MESSAGE]))

@@ -141,7 +141,9 @@ class Front:
         self._reception = Reception(limits, threads, times, Peers(keys))
         self._health = Health(self._reception.for_watchers)
         self._traffic = Traffic()
-        self._uploads = Uploads(domain.library, domain.ingest, limits, self._traffic)
+        self._uploads = Uploads(
+            domain.library, domain.ingest, limits, self._traffic, idle_s=times.idle_s
+        )
         self._streams = SearchStreams(limits.max_search_streams)
         self._guard = CallGuard(
             Slots(2 * threads, "calls"),

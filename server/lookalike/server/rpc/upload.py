@@ -58,11 +58,19 @@ class Uploads:
     """The upload streams of a server: how many there are, and how they end. Any thread."""
 
     def __init__(
-        self, library: Library, ingest: Ingest, limits: Limits, traffic: Traffic | None = None
+        self,
+        library: Library,
+        ingest: Ingest,
+        limits: Limits,
+        traffic: Traffic | None = None,
+        *,
+        idle_s: float | None = None,
     ) -> None:
+        """A stream that is silent for `idle_s` seconds, and waits for nothing, is ended."""
         self._library = library
         self._ingest = ingest
         self._limits = limits
+        self._idle_s = idle_s
         self._traffic = traffic or Traffic()
         self._budget = ByteBudget(limits.max_uploads * limits.upload_window_bytes)
         self._lock = threading.Lock()
@@ -84,7 +92,8 @@ class Uploads:
                 limits.upload_window_items,
                 limits.upload_window_bytes,
                 limits.upload_window_vectors,
-            )
+            ),
+            self._idle_s,
         )
         self._enter(ledger)
         try:
@@ -174,6 +183,7 @@ class _Reader:
         try:
             self._start(next(requests, None))
             for message in requests:
+                self._ledger.heard()
                 if self._ledger.stopped:
                     break
                 self._handle(message)
