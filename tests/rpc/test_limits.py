@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from lookalike.client import Limits as ClientLimits
 from lookalike.server.app import App
@@ -56,9 +57,16 @@ SMALL: Mapping[str, int] = {
     "max_dimension": 16,
     "max_uploads": 2,
     "max_search_streams": 3,
+    "max_lasting_calls": 2,
     "max_open_chunked": 2,
 }
 """What the server of these tests is set to, so that the limits are soon reached."""
+PER_PEER: Mapping[str, int] = {
+    "max_uploads_per_peer": 2,
+    "max_search_streams_per_peer": 3,
+    "max_lasting_calls_per_peer": 2,
+}
+"""What another is set to, whose limits for all are out of one caller's reach."""
 TIMEOUT_S = 30
 EXHAUSTED, INVALID = "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"
 
@@ -72,6 +80,7 @@ class Peer:
         self.search = search_service_pb2_grpc.SearchServiceStub(channel)
         self.embed = embed_service_pb2_grpc.EmbedServiceStub(channel)
         self.system = system_service_pb2_grpc.SystemServiceStub(channel)
+        self.reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
 
     def upsert(self, *items: index_pb.ItemInput, collection: str = "plain") -> str:
         """Store items; return the reason why the call or its first item failed, or ""."""
@@ -321,18 +330,20 @@ def update(peer: Peer, metadata: Struct) -> str:
 
 def uploads(peer: Peer, n: int) -> str:
     """Hold n uploads open at once; each is answered before the next begins."""
-    return _hold(
-        n,
-        SMALL["max_uploads"],
-        peer.index.UploadItems,
-        index_pb.UploadItemsRequest(start=index_pb.UploadStart(collection="plain")),
-    )
+    first = index_pb.UploadItemsRequest(start=index_pb.UploadStart(collection="plain"))
+    return _hold(n, SMALL["max_uploads"], peer.index.UploadItems, first)
 
 
 def search_streams(peer: Peer, n: int) -> str:
     search = search_pb.SearchRequest(collection="plain", vector=VECTOR)
     first = search_pb.StreamSearchRequest(tag=1, search=search)
     return _hold(n, SMALL["max_search_streams"], peer.search.StreamSearch, first)
+
+
+def lasting_calls(peer: Peer, n: int) -> str:
+    first = reflection_pb2.ServerReflectionRequest(list_services="")
+    method = peer.reflection.ServerReflectionInfo
+    return _hold(n, SMALL["max_lasting_calls"], method, first)
 
 
 def _hold(n: int, most_open: int, method: Any, first: Any) -> str:
@@ -424,6 +435,7 @@ WAYS = [
     Way("max_dimension", lambda p, n: make(p, "wide", dimension=n), f"{INVALID} ARGUMENT_INVALID"),
     Way("max_uploads", uploads, f"{EXHAUSTED} TOO_MANY_UPLOADS"),
     Way("max_search_streams", search_streams, f"{EXHAUSTED} OVERLOADED"),
+    Way("max_lasting_calls", lasting_calls, f"{EXHAUSTED} OVERLOADED"),
     Way("max_open_chunked", open_chunked, f"{INVALID} ARGUMENT_INVALID"),
 ]
 
@@ -434,6 +446,49 @@ def test_what_is_at_a_limit_is_taken_and_one_more_is_refused(peer: Peer, way: Wa
     assert way.go(peer, most_allowed) == ""
     assert way.go(peer, most_allowed + 1) == way.refusal
     assert way.go(peer, most_allowed) == "", "the refusal left something behind"
+
+
+PER_PEER_WAYS = [
+    Way("max_uploads_per_peer", uploads, f"{EXHAUSTED} TOO_MANY_UPLOADS"),
+    Way("max_search_streams_per_peer", search_streams, f"{EXHAUSTED} OVERLOADED"),
+    Way("max_lasting_calls_per_peer", lasting_calls, f"{EXHAUSTED} OVERLOADED"),
+]
+
+
+def test_one_caller_alone_cannot_take_all_places(tmp_path: Path) -> None:
+    with real(tmp_path, PER_PEER) as peer:
+        plain = index_pb.Collection(name="plain", model="none", dimension=4)
+        peer.index.CreateCollection(index_pb.CreateCollectionRequest(collection=plain))
+        for way in PER_PEER_WAYS:
+            most_allowed = PER_PEER[way.limit]
+            assert way.go(peer, most_allowed) == "", way.limit
+            assert way.go(peer, most_allowed + 1) == way.refusal
+
+
+def test_connections_beyond_the_limit_get_no_answer(tmp_path: Path) -> None:
+    own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    request = system_service_pb2.GetServerInfoRequest()
+    with real(tmp_path, {"max_connections": 3}) as peer, ExitStack() as channels:
+
+        def connect() -> str:
+            channel = grpc.insecure_channel(peer.address, options=own)
+            channels.callback(channel.close)
+            stub = system_service_pb2_grpc.SystemServiceStub(channel)
+            try:
+                stub.GetServerInfo(request, timeout=3)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+            return ""
+
+        peer.system.GetServerInfo(request, timeout=TIMEOUT_S)  # the first of the three
+        assert [connect(), connect()] == ["", ""]
+        assert connect() in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+        peer.system.GetServerInfo(request, timeout=TIMEOUT_S)
+        channels.close()
+        end = time.monotonic() + 10
+        while connect() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert connect() == "", "room that others left is not given"
 
 
 def test_pages_have_no_more_entries_than_the_limit(peer: Peer) -> None:
@@ -482,13 +537,14 @@ def test_pictures_that_cost_more_than_the_limit_are_refused(
     assert (error.reason, error.metadata["resource"]) == ("IMAGE_TOO_COSTLY", resource)
 
 
-QUEUES = ("embed_queue_items",)
+QUEUES = ("embed_queue_items", "embed_queue_bytes")
 
 
 @pytest.mark.parametrize("name", QUEUES)
 def test_more_than_the_queue_holds_is_refused_as_overload(name: str, tmp_path: Path) -> None:
     data = encoded(np.tile(scene(1), (8, 8, 1)))
-    with real(tmp_path, {name: 1}) as peer, ThreadPoolExecutor(24) as callers:
+    most_held = 1 if name == "embed_queue_items" else len(data)
+    with real(tmp_path, {name: most_held}) as peer, ThreadPoolExecutor(24) as callers:
         request = embed_service_pb2.EmbedRequest(
             inputs=[embed_service_pb2.EmbedInput(image=types.Image(data=data))]
         )
@@ -502,18 +558,9 @@ def test_more_than_the_queue_holds_is_refused_as_overload(name: str, tmp_path: P
     assert all(reason == "" or "OVERLOADED" in reason for reason in seen), seen
 
 
-ELSEWHERE = {
-    "max_uploads_per_peer",
-    "max_search_streams_per_peer",
-    "max_lasting_calls",
-    "max_lasting_calls_per_peer",
-    "max_connections",
-    "embed_queue_bytes",
-}
-
-
 def test_each_limit_has_a_test_that_reaches_it() -> None:
-    reached = {way.limit for way in WAYS} | {"max_page_size", *WINDOWS, *QUEUES, *ELSEWHERE}
+    reached = {way.limit for way in (*WAYS, *PER_PEER_WAYS)}
+    reached |= {"max_page_size", "max_connections", *WINDOWS, *QUEUES}
     assert reached | {name for name, _, _ in COSTS} == set(NAMES)
 
 
