@@ -764,7 +764,7 @@ def test_the_parts_of_the_time_add_up(tmp_path: Path) -> None:
         (ImageQuery(big, region), {}),
         (ItemQuery("3"), {}),
         (ItemQuery("3", region), {}),
-        (mixed(*((ImageQuery(jpeg(i)), 1.0) for i in range(8))), {}),
+        (mixed(*((ImageQuery(jpeg(500 + i)), 1.0) for i in range(8))), {}),
         (mixed((ImageQuery(big), 1.0), (ItemQuery("2"), -1.0)), {"diversity": 0.5}),
         (ImageQuery(big), {"fold_duplicates": True, "group_by": "x", "diversity": 0.2}),
     ]
