@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lookalike.backends.errors import Cancelled, FailedPrecondition, LookalikeError
+from lookalike.backends.errors import FailedPrecondition, LookalikeError
 from lookalike.backends.files import Files, NoFiles
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
 from lookalike.server.backup import Backups
+from lookalike.server.coming import Coming
 from lookalike.server.config import Config, is_loopback
 from lookalike.server.config_schema import ServerSection
 from lookalike.server.duplicates import Duplicates
@@ -23,7 +24,7 @@ from lookalike.server.embedding import Embedding
 from lookalike.server.explain import Explainer
 from lookalike.server.export import Exporter
 from lookalike.server.facets import Facets
-from lookalike.server.handover import Offer, Predecessor
+from lookalike.server.handover import Offer
 from lookalike.server.images import Allowance, Decode, Workers, decode
 from lookalike.server.ingest import Ingest
 from lookalike.server.jobs import Jobs
@@ -42,14 +43,12 @@ from lookalike.server.rpc.system import EmbeddingCounts, ServerFacts
 from lookalike.server.rpc.tls import Tls, TlsFiles
 from lookalike.server.searcher import Searcher
 from lookalike.server.store import ReadOnlyStore, Store
-from lookalike.server.succession import Leaving, LeavingFiles, LeavingStore, data_format
+from lookalike.server.succession import Leaving, LeavingFiles, LeavingStore
 from lookalike.server.vector_cache import VectorCache
 from lookalike.server.verifying import Verifier
 from lookalike.server.watching import FileWatch
 
 _log = logging.getLogger(__name__)
-_LEAVE_S = 10.0
-"""For the server that was here before to end; it takes less than one."""
 
 
 class App:
@@ -80,7 +79,6 @@ class App:
         self._reloads: list[Callable[[], None]] = []
         self._work: Sequence[Callable[[], None]] = ()
         self._saves: Sequence[Callable[[], None]] = ()
-        self._listen, self._shares_address = config.server.listen, False
         self._leaving: Leaving | None = None
 
     @property
@@ -144,7 +142,7 @@ class App:
             max_bytes=config.limits.embed_queue_bytes,
         )
         self._closing.callback(models.close)
-        other = self._make_room(models) if config.server.take_over else None
+        coming = self._coming(models)
         files = NoFiles() if config.data.read_only else LeavingFiles(config.data.min_free_bytes)
         store = self._open_store(files)
         self._closing.callback(store.close)
@@ -155,16 +153,13 @@ class App:
             times=_times(config.server),
             keys=keys,
             credentials=tls.credentials() if tls is not None else None,
-            shares_address=self._shares_address,
+            shares_address=coming.shares_address,
         )
         library.start()
-        if other is not None:
-            self._await(library)
-            front.doors.hold_writes()
+        if coming.wait(library, front.doors):
             front.set_ready()
-        address = front.start(self._listen)
-        if other is not None:
-            self._relieve(other, front)
+        address = front.start(coming.listen)
+        coming.relieve(front.doors)
         self._offer(library, store, files, front, address)
         follower = threading.Thread(target=self._follow, args=(library, front), name="readiness")
         follower.start()
@@ -175,40 +170,21 @@ class App:
             )
         return address
 
-    def _make_room(self, models: Models) -> Predecessor | None:
-        """Have the server that uses the folder make room. What takes long comes before."""
-        folder = self._config.data.path
+    def _coming(self, models: Models) -> Coming:
+        """Have the server that uses the folder, if there is one, make room if told to."""
+        section, folder = self._config.server, self._config.data.path
+        coming = Coming(folder, section.listen, self._should_stop)
+        if not section.take_over:
+            return coming
         if self._config.data.read_only:
             raise FailedPrecondition(
                 "A server that only reads takes no other's place, and any number of them can "
                 "share a folder: leave out --take-over."
             )
         models.get("")
-        other = Predecessor.find(folder, self._should_stop) if folder.is_dir() else None
-        if other is None:
-            check_address(self._listen)
-            return None
-        self._closing.callback(other.close)
-        other.greet(data_format(), self._version)
-        self._listen, self._shares_address = other.place(self._listen)
-        if other.address:  # else it will be free when the other has gone
-            check_address(self._listen, is_shared=self._shares_address)
-        other.make_room(folder)
-        return other
-
-    def _await(self, library: Library) -> None:
-        """Wait until all collections are open: the other server answers meanwhile."""
-        while not library.wait_ready(0.2):
-            if self._should_stop():
-                raise Cancelled("Asked to stop before it had taken over.")
-
-    def _relieve(self, other: Predecessor, front: Front) -> None:
-        """Take all new calls, let the other server go, and then take changes, too."""
-        front.doors.take_all()
-        if not other.relieve(_LEAVE_S):
-            _log.warning("the server that was here before does not end; it writes no more")
-        front.doors.open()
-        _log.info("took over from the server that was here before")
+        self._closing.callback(coming.close)
+        coming.make_room(self._version, check_address)
+        return coming
 
     def _offer(
         self, library: Library, store: Store, files: Files, front: Front, address: str
