@@ -141,13 +141,9 @@ class Reception(grpc.ServerInterceptor):
             # whose request takes its time to arrive do not.
             here = max(admission.count, threads.count - self.watch.slow_readings)
             if here >= admission.limit:
-<<<<<<< HEAD
                 return admission.refusal(here)
-=======
-                return admission.refusal()
         if threads.count >= threads.most - LAST_PLACES:
             self.watch.make_room(threads)
->>>>>>> 2d4d1e1e73ced72c0469ebcd476be9c74852464f
         if threads.count >= threads.most:
             return Overloaded(
                 f"The server is busy with {threads.count} calls of this kind, as many as it "
