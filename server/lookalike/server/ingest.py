@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import TypeAlias
 
 import numpy as np
 
 from lookalike.backends.errors import (
     Cancelled,
-    IdMissing,
     InputsEmpty,
     Internal,
     InvalidArgument,
@@ -25,20 +22,25 @@ from lookalike.backends.errors import (
     LookalikeError,
 )
 from lookalike.backends.types import Metric, normalize
-from lookalike.server.collection import Collection
-from lookalike.server.digest import item_digest
 from lookalike.server.domain import (
     Embedded,
     ExifMode,
     ImageRecord,
-    Json,
     NewItem,
     Outcome,
-    ReadyItem,
     Retention,
-    Vector,
     WriteMode,
     WriteResult,
+)
+from lookalike.server.gathered_writes import GatheredWrites
+from lookalike.server.ingest_tasks import (
+    Call,
+    Done,
+    Task,
+    bytes_of,
+    identify,
+    without_pictures,
+    write,
 )
 from lookalike.server.known_vectors import KnownVectors, of_known
 from lookalike.server.library import Library
@@ -48,52 +50,6 @@ from lookalike.server.pictures import Pictures, with_exif
 _log = logging.getLogger(__name__)
 
 _THUMBNAIL_SIDE = 256
-
-
-Done: TypeAlias = Callable[[Sequence[int], Sequence[WriteResult]], None]
-"""Told the places of some items in their call, and what became of each."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    """What the items of one call have in common."""
-
-    collection: Collection
-    mode: WriteMode
-    deadline: float | None
-    bulk: bool
-    exif: ExifMode
-    done: Done
-
-
-@dataclass(slots=True, eq=False)
-class _Task:
-    """One item on its way; its call is told once what became of it, on any thread."""
-
-    call: _Call
-    place: int
-    item: NewItem
-    id: str
-    key: tuple[int, str]
-    """Its collection's number and its id: what one at a time may be stored of."""
-    sha256: str
-    vector: Vector | None
-    """As the collection keeps it."""
-    metadata: Json
-    digest: bytes
-    image: ImageRecord | None = None
-    thumbnail: bytes | None = None
-
-    @property
-    def has_picture(self) -> bool:
-        """Whether a reader has something to do: an image, or a thumbnail to be kept."""
-        stored = self.item.stored
-        return self.item.image is not None or (
-            stored is not None
-            and stored.image is not None
-            and stored.thumbnail is not None
-            and self.call.collection.record.config.retention is not Retention.NONE
-        )
 
 
 class Ingest:
@@ -110,8 +66,9 @@ class Ingest:
         self._pictures = pictures
         self._vectors = vectors or KnownVectors(None, Limits())
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[int, str], deque[_Task] | None] = {}
+        self._under_way: dict[tuple[int, str], deque[Task] | None] = {}
         """Those that wait for their turn, by what they wait for."""
+        self._embedded = GatheredWrites(write, wrote=self._finish, failed=self._fail, size=bytes_of)
 
     @property
     def under_way(self) -> int:
@@ -140,21 +97,21 @@ class Ingest:
         if not items:
             raise InputsEmpty("There is nothing to store: send at least one item.", field="items")
         target = self._library.collection(collection, create=True)
-        call = _Call(target, mode, deadline, bulk, exif, done)
+        call = Call(target, mode, deadline, bulk, exif, done)
         self._start(self._taking_turns(self._identified(call, items)))
 
-    def _identified(self, call: _Call, items: Sequence[NewItem]) -> list[_Task]:
+    def _identified(self, call: Call, items: Sequence[NewItem]) -> list[Task]:
         """Give the items ids and digests; those that have none for a reason fail here."""
         brought = [item.vector for item in items if item.vector is not None]
         accepted = iter(call.collection.accept_all(brought))
-        tasks: list[_Task] = []
+        tasks: list[Task] = []
         failed: dict[int, WriteResult] = {}
         for place, item in enumerate(items):
             vector = None if item.vector is None else next(accepted)
             try:
                 if isinstance(vector, LookalikeError):
                     raise vector
-                tasks.append(_identify(call, place, item, vector))
+                tasks.append(identify(call, place, item, vector))
             except LookalikeError as error:
                 failed[place] = WriteResult(item.id, Outcome.FAILED, error)
         if failed:
@@ -163,9 +120,9 @@ class Ingest:
 
     # ------------------------------------------------- one id at a time
 
-    def _taking_turns(self, tasks: Sequence[_Task]) -> list[_Task]:
+    def _taking_turns(self, tasks: Sequence[Task]) -> list[Task]:
         """Return those whose turn it is now; the others start when it is."""
-        ready: list[_Task] = []
+        ready: list[Task] = []
         with self._lock:
             for task in tasks:
                 if task.key not in self._under_way:
@@ -177,10 +134,10 @@ class Ingest:
                     self._under_way[task.key] = deque([task])
         return ready
 
-    def _finish(self, tasks: Sequence[_Task], results: Sequence[WriteResult]) -> None:
+    def _finish(self, tasks: Sequence[Task], results: Sequence[WriteResult]) -> None:
         """Tell the calls, then let those start that waited for these."""
         while tasks:
-            following: list[_Task] = []
+            following: list[Task] = []
             with self._lock:
                 for task in tasks:
                     if queue := self._under_way[task.key]:
@@ -199,16 +156,16 @@ class Ingest:
                 tasks = following
                 results = [WriteResult(task.id, Outcome.FAILED, error) for task in tasks]
 
-    def _fail(self, tasks: Sequence[_Task], error: BaseException) -> None:
+    def _fail(self, tasks: Sequence[Task], error: BaseException) -> None:
         known = _as_domain(error)
         self._finish(tasks, [WriteResult(task.id, Outcome.FAILED, known) for task in tasks])
 
     # --------------------------------------------------------- the steps
 
-    def _start(self, tasks: Sequence[_Task]) -> None:
+    def _start(self, tasks: Sequence[Task]) -> None:
         """Send pictures to their readers, bare vectors to the store in one piece a call."""
         for _, mine in groupby(tasks, lambda task: task.call):
-            bare: list[_Task] = []
+            bare: list[Task] = []
             for task in mine:
                 if task.has_picture:
                     self._send_to_reader(task)
@@ -217,7 +174,7 @@ class Ingest:
             if bare:  # whether an id is there already is found out as it is stored
                 self._put(bare)
 
-    def _send_to_reader(self, task: _Task) -> None:
+    def _send_to_reader(self, task: Task) -> None:
         call = task.call
         try:
             self._pictures.submit(
@@ -226,7 +183,7 @@ class Ingest:
         except LookalikeError as error:
             self._fail([task], error)
 
-    def _read(self, task: _Task) -> Future[Embedded] | WriteResult | None:
+    def _read(self, task: Task) -> Future[Embedded] | WriteResult | None:
         """Read one picture on a thread of the pool; return what comes next."""
         if (told := self._known(task)) is not None:
             return told
@@ -266,7 +223,7 @@ class Ingest:
             model, task.sha256, picture, prepare, deadline=call.deadline, bulk=call.bulk
         )
 
-    def _take_over(self, task: _Task) -> None:
+    def _take_over(self, task: Task) -> None:
         """Look at a thumbnail that the item brings; its reader's thread."""
         stored = task.item.stored
         assert stored is not None
@@ -282,9 +239,9 @@ class Ingest:
                 field="stored.thumbnail",
             )
         task.thumbnail = stored.thumbnail
-        task.image = replace(_without_pictures(stored.image), has_thumbnail=True)
+        task.image = replace(without_pictures(stored.image), has_thumbnail=True)
 
-    def _known(self, task: _Task) -> WriteResult | None:
+    def _known(self, task: Task) -> WriteResult | None:
         """Answer at once, before any work, where the item that is there decides."""
         item_id = task.id
         if (stored := task.call.collection.digest(item_id)) is None:
@@ -299,7 +256,7 @@ class Ingest:
                 return WriteResult(item_id, Outcome.FAILED, error)
         return None
 
-    def _was_read(self, task: _Task, future: Future[Future[Embedded] | WriteResult | None]) -> None:
+    def _was_read(self, task: Task, future: Future[Future[Embedded] | WriteResult | None]) -> None:
         try:
             outcome = future.result()
         except BaseException as error:
@@ -313,7 +270,7 @@ class Ingest:
             case None:
                 self._put([task])
 
-    def _was_embedded(self, task: _Task, future: Future[Embedded]) -> None:
+    def _was_embedded(self, task: Task, future: Future[Embedded]) -> None:
         try:
             vector = future.result().vector
             if task.call.collection.record.config.metric is Metric.COSINE:
@@ -322,67 +279,26 @@ class Ingest:
             self._fail([task], error)
             return
         task.vector = vector
-        self._put([task])
+        self._embedded.add((task.call.collection, task.call.mode), task)
 
-    def _put(self, tasks: Sequence[_Task]) -> None:
+    def _put(self, tasks: Sequence[Task]) -> None:
         """Store items of one call."""
-        call = tasks[0].call
         try:
-            written = call.collection.put([_ready(task) for task in tasks], call.mode)
+            written = write(tasks)
         except Exception as error:
             self._fail(tasks, error)
             return
         written.add_done_callback(partial(self._were_written, tasks))
 
-    def _were_written(self, tasks: Sequence[_Task], future: Future[list[WriteResult]]) -> None:
+    def _were_written(self, tasks: Sequence[Task], future: Future[list[WriteResult]]) -> None:
         if (error := future.exception()) is not None:
             self._fail(tasks, error)
             return
         self._finish(tasks, future.result())
 
 
-def _identify(call: _Call, place: int, item: NewItem, vector: Vector | None) -> _Task:
-    """Give an item its id and digest. Raises InputsEmpty, IdMissing."""
-    sha256, item_id = "", item.id
-    if item.image is not None:
-        sha256 = hashlib.sha256(item.image).hexdigest()
-        item_id = item_id or f"sha256:{sha256}"
-    elif vector is None:
-        raise InputsEmpty("The item has neither an image nor a vector.")
-    elif not item_id:
-        raise IdMissing("An item without an image needs an id.", field="id")
-    stored = item.stored
-    if stored is not None and stored.digest:
-        digest = stored.digest
-    else:
-        digest = item_digest(sha256, vector, item.metadata, call.exif)
-    image = None
-    if item.image is None and stored is not None and stored.image is not None:
-        image = _without_pictures(stored.image)
-    key = (call.collection.number, item_id)
-    return _Task(call, place, item, item_id, key, sha256, vector, item.metadata, digest, image)
-
-
-def _call_of(told: tuple[_Task, WriteResult]) -> _Call:
+def _call_of(told: tuple[Task, WriteResult]) -> Call:
     return told[0].call
-
-
-def _ready(task: _Task) -> ReadyItem:
-    assert task.vector is not None
-    keeps_original = task.image is not None and task.image.has_original
-    return ReadyItem(
-        id=task.id,
-        vector=task.vector,
-        metadata=task.metadata,
-        digest=task.digest,
-        image=task.image,
-        thumbnail=task.thumbnail,
-        original=task.item.image if keeps_original else None,
-    )
-
-
-def _without_pictures(image: ImageRecord) -> ImageRecord:
-    return replace(image, has_thumbnail=False, has_original=False)
 
 
 def _as_domain(error: BaseException) -> LookalikeError:
