@@ -142,6 +142,7 @@ def test_requests_that_do_not_come_hold_no_place_and_are_cut_off() -> None:
         for count in (9, 18):
             calls += silent(server, 9)
             until(lambda count=count: server.reception.watch.slow_readings == count)  # type: ignore
+        server.reception.searches.refusal(0)  # overload: as many as are answered soon, 16
         server.search.Search(SEARCH, timeout=SOON_S)
         for call in calls:
             assert call.exception(PATIENCE_S).code() is grpc.StatusCode.CANCELLED

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 
 import pytest
 
@@ -27,11 +28,12 @@ class Clock:
 
 
 def served(admission: Admission, clock: Clock, call_s: float, count: int) -> None:
-    """Answer calls one every `call_s` seconds, with as many waiting as are let in."""
+    """Answer calls one every `call_s` seconds, with more coming than are let in."""
     waiting: list[tuple[float, bool]] = []
     for _ in range(count):
-        while admission.count < admission.limit:
-            waiting.append(admission.enter())
+        with suppress(Overloaded):
+            while True:
+                waiting.append(admission.enter())
         clock.now += call_s
         admission.leave(waiting.pop(0))
     for entered in waiting:
@@ -74,6 +76,26 @@ def test_the_limit_follows_a_server_that_becomes_slow_and_fast_again() -> None:
     assert abs(limits[0] - 20) <= 1
     assert abs(limits[1] - 5) <= 1
     assert abs(limits[2] - 20) <= 1
+
+
+def test_callers_who_wait_for_their_answers_are_never_refused() -> None:
+    clock = Clock()
+    admission = Admission(64, "searches", wait_s=0.02, clock=clock)
+    waiting = [admission.enter() for _ in range(60)]
+    for _ in range(2000):
+        clock.now += 0.01
+        admission.leave(waiting.pop(0))
+        waiting.append(admission.enter())
+    assert admission.limit == 64
+    for _ in range(4):
+        waiting.append(admission.enter())
+    with pytest.raises(Overloaded):
+        admission.enter()
+    assert admission.limit == 4, "now there are more than can be answered"
+    for entered in waiting:
+        admission.leave(entered)
+    clock.now += 1.5
+    assert admission.limit == 64, "and now there are not"
 
 
 @pytest.mark.parametrize("call_s", [0.001, 0.004])

@@ -15,8 +15,9 @@ _WINDOW_S: Final = 0.5
 """Of busy time; what is older counts half, and again after each further window."""
 _ENOUGH: Final = 8
 """Answers from which on there is a rate to speak of."""
+_CALM_S: Final = 1.0
 _UNKNOWN: Final = 16
-"""Calls at the same time while the rate is not known."""
+"""Calls that are answered soon while the rate is not known."""
 _SMOOTHING: Final = 0.1
 """Weight of the newest call in the time that a call takes alone."""
 _LEAST_RETRY_S, _MOST_RETRY_S = 0.001, 30.0
@@ -68,12 +69,14 @@ class Spread:
 class Admission:
     """Calls of one kind at the same time: at most `most`, and no more than are answered soon.
 
-    How many that is follows from the rate at which calls are answered while there are
-    enough of them: as many as are answered in `wait_s` seconds, or in twice the time that
-    a call takes alone if that is longer. Whoever is let in waits no longer than that, and
-    whoever is not is refused at once, and told when those before it will be done.
-    Without `wait_s` there are `most`. Any thread; `with admission:` is a call without a
-    deadline.
+    `most` are let in until one is too many: callers who each wait for their answer before
+    they ask again are so many and no more, and nobody need be refused. Once somebody had to
+    be, and until nobody had to for a second, there come more than can be answered, and only
+    as many are let in as are answered in `wait_s` seconds, or in twice the time that a call
+    takes alone if that is longer; by the rate at which calls are answered while there are
+    enough of them. So whoever is let in then waits no longer than that, and whoever is not
+    is refused at once, and told when those before it will be done. Without `wait_s` there
+    are always `most`. Any thread; `with admission:` is a call without a deadline.
     """
 
     def __init__(
@@ -96,8 +99,14 @@ class Admission:
         self._alone_s = 0.0
         self.count = 0
         """Calls that are in now."""
-        self.limit = most if wait_s is None else min(most, _UNKNOWN)
-        """As many as may be."""
+        self._soon = most if wait_s is None else min(most, _UNKNOWN)
+        """As many as are answered soon."""
+        self._refused_at = -_CALM_S
+
+    @property
+    def limit(self) -> int:
+        """As many as may be in now."""
+        return self._soon if self._clock() - self._refused_at < _CALM_S else self._most
 
     @property
     def per_s(self) -> float:
@@ -140,7 +149,7 @@ class Admission:
 
     @property
     def _enough(self) -> int:
-        return max(2, self.limit // 2)
+        return max(2, self._soon // 2)
 
     def _check(self, deadline: float, now: float) -> None:
         if is_over(deadline):
@@ -154,9 +163,10 @@ class Admission:
         per_s = self._pace.per_s
         if self._wait_s is not None and per_s:
             soon_s = max(self._wait_s, 2 * self._alone_s)
-            self.limit = min(max(self._least, int(soon_s * per_s)), self._most)
+            self._soon = min(max(self._least, int(soon_s * per_s)), self._most)
 
     def _refusal(self, here: int, why: str = "") -> Overloaded:
+        self._refused_at = self._clock()
         per_s = self._pace.per_s
         wait_s = here / per_s if per_s else (self._wait_s or 0.1)
         retry_s = self._spread.of(wait_s)

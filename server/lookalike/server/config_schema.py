@@ -78,7 +78,8 @@ class ServerSection(_Section):
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:50051"
     """HOST:PORT; port 0 takes any free one."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Calls answered at the same time; more are refused with OVERLOADED. Uploads are extra."""
+    """Searches answered at the same time at most, and again as many other calls; more are refused
+    with OVERLOADED. Streams are extra."""
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long a stopping server waits for what is under way."""
     notice_s: Annotated[float, Field(ge=0, le=600)] = 0.1
@@ -90,8 +91,9 @@ class ServerSection(_Section):
     default_deadline_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a call may take whose client set no deadline."""
     max_wait_ms: Annotated[float, Field(gt=0, le=60_000)] = 25.0
-    """How long a search may wait for those before it; more are refused with OVERLOADED. Searches
-    that take longer than this by themselves may wait twice as long as they take."""
+    """How long a search may wait for those before it once there are more than `threads`: others are
+    refused with OVERLOADED. Searches that take longer than this by themselves may wait twice as
+    long as they take."""
     message_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long the bytes of a request may take to come, and an answer to be taken. Whoever is
     slower is cut off."""
