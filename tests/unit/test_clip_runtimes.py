@@ -262,7 +262,7 @@ def settings(clip: Path, tmp_path: Path) -> Path:
     file = tmp_path / "lookalike.toml"
     file.write_text(
         f'[data]\npath = "{tmp_path / "data"}"\n[models.tiny]\nembedder = "clip"\n'
-        f'model = "{clip}"\ndevice = "cpu"\nruntime = "torch"\nprecision = "bf16"\n'
+        f'model = "{clip}"\ndevice = "cpu"\nthreads = 1\nruntime = "torch"\nprecision = "bf16"\n'
     )
     return file
 
