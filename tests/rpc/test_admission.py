@@ -152,7 +152,7 @@ def test_requests_that_do_not_come_hold_no_place_and_are_cut_off() -> None:
 
 
 def test_who_does_not_read_is_cut_off() -> None:
-    with serving(times=Times(message_s=0.5)) as server:
+    with serving(times=Times(message_s=2.0)) as server:
         items = [with_vector(str(i)) for i in range(10)]
         for item in items:
             item.metadata.update({"long": "x" * 15_000})
@@ -188,14 +188,14 @@ def test_an_upload_is_ended_if_it_is_silent_and_waits_for_nothing() -> None:
 
 
 def test_an_upload_that_waits_for_the_server_is_left_alone() -> None:
-    with serving(times=Times(idle_s=0.3)) as server:
+    with serving(times=Times(idle_s=2.0)) as server:
         server.ingest.gate.clear()
         talk: SimpleQueue[Any] = SimpleQueue()
         stream = server.index.UploadItems(iter(talk.get, None), timeout=PATIENCE_S)
         talk.put(ip.UploadItemsRequest(start=ip.UploadStart()))
         item = ip.UploadItem(seq=1, item=with_vector("a"))
         talk.put(ip.UploadItemsRequest(batch=ip.UploadBatch(items=[item])))
-        time.sleep(1.0)
+        time.sleep(3.0)
         assert server.uploads.count == 1
         server.ingest.gate.set()
         talk.put(None)
@@ -203,7 +203,7 @@ def test_an_upload_that_waits_for_the_server_is_left_alone() -> None:
 
 
 def test_a_stream_of_searches_that_is_silent_is_cut_off() -> None:
-    with serving(times=Times(idle_s=0.5)) as server:
+    with serving(times=Times(idle_s=2.0)) as server:
         talk: SimpleQueue[Any] = SimpleQueue()
         stream = server.search.StreamSearch(iter(talk.get, None), timeout=PATIENCE_S)
         talk.put(sp.StreamSearchRequest(tag=1, search=SEARCH))
