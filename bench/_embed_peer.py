@@ -110,11 +110,12 @@ class Infinity(Way):
         program = Path(sys.executable).with_name("infinity_emb")
         command = [str(program), "v2", "--model-id", str(self.checkpoint), "--engine", "torch"]
         command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--served-model-name", "bench"]
         command += ["--no-bettertransformer", "--no-model-warmup", "--batch-size", str(BATCH)]
         self.url = f"http://127.0.0.1:{port}"
         environment = {**os.environ, "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(command, stdout=2, env=environment)
-        until(lambda: urllib.request.urlopen(f"{self.url}/health", timeout=5).read(), 180)
+        until(lambda: urllib.request.urlopen(f"{self.url}/health", timeout=5).read(), 600)
 
     def embed(self, files: list[bytes], seconds: float) -> int:
         end, counts = time.perf_counter() + seconds, [0] * CLIENTS
@@ -137,7 +138,7 @@ class Infinity(Way):
 
     def _ask(self, files: list[bytes]) -> None:
         told = ["data:image/jpeg;base64," + base64.b64encode(file).decode() for file in files]
-        asked = {"model": self.checkpoint.name, "modality": "image", "input": told}
+        asked = {"model": "bench", "modality": "image", "input": told}
         request = urllib.request.Request(
             f"{self.url}/embeddings",
             json.dumps(asked).encode(),
