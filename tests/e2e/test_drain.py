@@ -26,6 +26,8 @@ from lookalike.server.store import Store
 from lookalike.server.succession import data_format
 from made_pictures import jpeg
 
+pytestmark = pytest.mark.timeout(400)
+
 GRACE_S = 5.0
 STUCK_SERVER = (str(Path(__file__).parent.parent / "stuck_server.py"),)
 SLOW_S = 15.0
