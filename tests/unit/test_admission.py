@@ -238,7 +238,15 @@ def test_pictures_wait_in_bounded_bytes_and_none_is_read_for_nobody() -> None:
         left = pool.submit(lambda: done.append("nobody"), deadline=until, size=900)
         with pytest.raises(Cancelled):
             left.result(PATIENCE_S)
-        assert pool.submit(lambda: 3, size=999).result(PATIENCE_S) == 3, "bytes are given back"
+        began.clear()
+        may_end.clear()
+        pool.submit(busy)
+        assert began.wait(PATIENCE_S)
+        waiting = [pool.submit(lambda: 3, size=500) for _ in range(2)]  # bytes were given back
+        with pytest.raises(Overloaded):
+            pool.submit(lambda: 3, size=500)
+        may_end.set()
+        assert [future.result(PATIENCE_S) for future in waiting] == [3, 3]
     finally:
         may_end.set()
         pool.close()
