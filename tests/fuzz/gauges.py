@@ -20,7 +20,7 @@ from typing import Any, Self
 PLANT = "from fuzz import gauges; gauges.serve({path!r})"
 ROOM = "lookalike.server."
 MODULES = ("rpc.interceptors", "rpc.gates", "rpc.upload", "rpc.search_streams", "rpc.chunks",
-           "rpc.ledger", "rpc.threads", "rpc.health", "admission", "work_pool", "embed_queue",
+           "rpc.ledger", "rpc.threads", "rpc.health", "admission", "ingest", "work_pool", "embed_queue",
            "gathering", "images._workers")  # fmt: skip
 READ: Mapping[str, Callable[[Any], int]] = MappingProxyType(
     {
@@ -33,6 +33,7 @@ READ: Mapping[str, Callable[[Any], int]] = MappingProxyType(
         "Ledger": lambda one: len(one._entries),
         "ByteBudget": lambda one: -one._free,  # less what it is at rest
         "WorkPool": lambda one: len(one._interactive) + len(one._bulk),
+        "Ingest": lambda one: one.under_way,
         "EmbedQueue": lambda one: one.stats.waiting,
         "Gathering": lambda one: len(one._lines),
         "Workers": lambda one: len(one._busy),

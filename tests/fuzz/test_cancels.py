@@ -13,6 +13,7 @@ import pytest
 
 from fuzz import cancels, gauges
 from fuzz.outside import Outside, server
+from lookalike.client import Client
 
 SHORT = 42
 TOGETHER = 8
@@ -87,3 +88,18 @@ def test_a_thousand_calls_that_are_given_up(outside: Outside, tmp_path: Path) ->
     p50, p99 = np.percentile(took, [50, 99])
     print(f"work goes on for {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms, of {len(took)}")
     assert p99 <= MOST_P99_S
+
+
+def test_a_place_that_is_not_given_back_would_be_seen(tmp_path: Path) -> None:
+    plant = gauges.PLANT.format(path=str(tmp_path / "gauges"))
+    forgetful = "from lookalike.server.rpc.gates import Gate; Gate.__exit__ = lambda *_: None"
+    with (
+        server(tmp_path, plant=f"{plant}; {forgetful}") as running,
+        gauges.Gauges(tmp_path / "gauges") as inside,
+        Client(running.address) as client,
+    ):
+        client.wait_ready()
+        inside.rest()
+        list(client.collections())
+        with pytest.raises(AssertionError, match="Gate"):
+            inside.await_quiet(1.0)
