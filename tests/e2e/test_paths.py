@@ -23,6 +23,7 @@ from lookalike.v1 import types_pb2 as types
 from made_pictures import jpeg
 from rpc.access_parts import METHODS, path_of
 
+pytestmark = pytest.mark.timeout(300)
 WORD = f"zqpath{secrets.token_hex(4)}"
 TRICKS = [
     WORD,
@@ -265,6 +266,7 @@ def test_no_program_was_started_but_those_that_decode(
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(0)
 def test_no_library_opens_such_a_path_either(tmp_path: Path) -> None:
     """What the interpreter's hook does not see, because it is opened in C, the kernel does."""
     strace = shutil.which("strace")
