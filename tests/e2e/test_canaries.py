@@ -172,7 +172,7 @@ def refuse(caller: Caller) -> None:
 def _plant(message: Any, words: dict[str, str], depth: int = 0) -> None:
     """Put secrets into the texts and bytes of a message that are not names."""
     for field in message.DESCRIPTOR.fields:
-        if depth > 3 or field.containing_oneof is not None and field.index % 2:
+        if depth > 3 or (field.containing_oneof is not None and field.index % 2):
             continue
         if field.name == "text":
             message.text = words["othertext"]
