@@ -144,7 +144,7 @@ def _check_names(extra: Mapping[str, object]) -> None:
 def _one_of(name: str, value: object, known: Sequence[str]) -> str:
     if value in known:
         return str(value)
-    near = difflib.get_close_matches(str(value), known, n=1)
+    near = difflib.get_close_matches(str(value).lower(), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ModelInvalid(f"The {name} {value!r} is unknown.{hint} Use one of {', '.join(known)}.")
 
