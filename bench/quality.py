@@ -29,7 +29,9 @@ from lookalike.backends.registry import embedders
 from lookalike.backends.types import Vectors
 from lookalike.server.images import DECODER
 
-BARS = {"kNN-1": 0.57, "mAP@10": 0.31, "copies": 0.90}
+BARS = {"kNN-1": 0.72, "mAP@10": 0.45, "copies": 0.95, "all at once": 0.60}
+"""Of all photographs; "copies" is the mean over the kinds of copies but the hardest."""
+HARDEST = "all at once"
 SEED = 20240607
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 
@@ -51,7 +53,8 @@ def measure_copies(
             change: float(np.mean(nearest(sight.see(files, threads), vectors, 1)[:, 0] == rows))
             for change, files in made.items()
         }
-        found[name] = {"overall": float(np.mean(list(recall.values()))), **recall}
+        overall = float(np.mean([share for change, share in recall.items() if change != HARDEST]))
+        found[name] = {"overall": overall, **recall}
     return found
 
 
@@ -121,7 +124,8 @@ def shortfalls(report: dict[str, object]) -> list[str]:
     whole: Kinds = next(iter(every.values()))["all"]
     reached = {"kNN-1": whole.knn1.value, "mAP@10": whole.map10.value}
     if isinstance(recalls, dict):
-        reached["copies"] = next(iter(recalls.values()))["overall"]
+        ours = next(iter(recalls.values()))
+        reached |= {"copies": ours["overall"], HARDEST: ours[HARDEST]}
     return [
         f"{name}: {value:.4f} is below {BARS[name]}"
         for name, value in reached.items()

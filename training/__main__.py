@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.data import Pictures, open_pictures, split
+from training.data import Pictures, Split, open_pictures, split
 
 if TYPE_CHECKING:
     from training.feed import Views
@@ -27,9 +27,16 @@ _WHAT = {
     "views": "ask the teachers about views of every picture",
     "train": "train, or go on training",
     "export": "write the averaged student as ONNX, and check it",
+    "join": "set the form beside it, and write what the embedder runs",
     "run": "all of these, in this order",
     "evaluate": "measure the exported student on --photos, for the report",
 }
+
+
+_FITTED = 6000
+"""Pictures that the projection of the form is fitted to."""
+_TRIED = 256
+"""Held-out pictures that the shipped file is calibrated and compared with."""
 
 
 def say(text: str) -> None:
@@ -64,6 +71,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--look-s", type=float, default=420, help="seconds between validations")
     parser.add_argument("--photos", type=Path, help="evaluate: a folder for each category")
     parser.add_argument("--sample", type=int, default=100, help="evaluate: originals to copy")
+    parser.add_argument("--form-width", type=int, default=128, help="join: numbers of the form")
     parser.add_argument("--stored", default="mixed", help="export: mixed, int8, float16, float32")
     return parser.parse_args(arguments)
 
@@ -109,9 +117,13 @@ def open_training(args: argparse.Namespace, pictures: Pictures) -> Training:
         pictures.targets, args.cache, lambda t: scaled(torch.from_numpy(t), variance)
     )
     views.look()
-    parts = split(pictures, tuple(args.hold_sources.split(",")), args.hold_every)
+    parts = open_split(args, pictures)
     recipe = recipe_of(args)
     return Training(recipe, pictures, parts, views, args.out, say, args.device, args.workers)
+
+
+def open_split(args: argparse.Namespace, pictures: Pictures) -> Split:
+    return split(pictures, tuple(args.hold_sources.split(",")), args.hold_every)
 
 
 def export_student(args: argparse.Namespace, pictures: Pictures) -> bool:
@@ -143,6 +155,57 @@ def export_student(args: argparse.Namespace, pictures: Pictures) -> bool:
     return lowest >= 0.999
 
 
+def join_student(args: argparse.Namespace, pictures: Pictures) -> bool:
+    """Write OUT/builtin.onnx and what it is made of; False where the file strays."""
+    from training import checkpoint
+    from training.export import export
+    from training.join import best_joint, forms_of, squares_of
+    from training.measure import kinds
+    from training.quantize import LEAST, quantize
+    from training.students import build
+
+    source, path = args.out / "last.safetensors", args.out / "builtin.onnx"
+    facts = checkpoint.facts_of(source)
+    student = build(facts["recipe"]["shape"], facts["width"])
+    checkpoint.load_average(source, student)
+    side, parts = facts["recipe"]["final_side"], open_split(args, pictures)
+    few = np.random.default_rng(facts["recipe"]["seed"]).choice(
+        parts.train, min(_FITTED, len(parts.train)), replace=False
+    )
+    teaching = forms_of(pictures.pixels, np.sort(few), args.cache)
+    forms = forms_of(pictures.pixels, parts.held, args.cache)
+    squares = squares_of(pictures.pixels, parts.held, side)
+    alone = run_file(args.out / "student.onnx", image=squares)
+    classes = [pictures.classes[row] for row in parts.held]
+    joint = best_joint(teaching, args.form_width, alone, forms, classes, say)
+    whole = args.out / "builtin-float32.onnx"
+    export(student, side, whole, "float32", joint)
+    tried = np.linspace(0, len(forms) - 1, min(_TRIED, len(forms))).astype(int)
+    lowest, kept = quantize(whole, path, {"image": squares[tried], "form": forms[tried]}, run_file)
+    knn1, map10 = kinds(run_file(path, image=squares, form=forms), classes)
+    say(f"as it is shipped: held-out kinds kNN-1 {knn1:.4f} mAP@10 {map10:.4f}")
+    size, width = path.stat().st_size, joint.matrix.shape[1] + facts["width"]
+    card = json.loads((args.out / "student.json").read_text())
+    card |= {"bytes": size, "share_of_form": joint.share, "form_width": args.form_width}
+    card |= {"numbers": width, "lowest_cosine": round(lowest, 6), "float32_convolutions": kept}
+    card |= {"held_out": {"kNN-1": round(knn1, 4), "mAP@10": round(map10, 4)}}
+    (args.out / "builtin.json").write_text(json.dumps(card, indent=1) + "\n")
+    say(f"{path.name}: {size / 1e6:.2f} MB, lowest cosine to float32 {lowest:.5f}")
+    return lowest >= LEAST
+
+
+def run_file(path: Path, **inputs: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    count = len(next(iter(inputs.values())))
+    batches = [
+        session.run(None, {name: given[i : i + 64] for name, given in inputs.items()})[0]
+        for i in range(0, count, 64)
+    ]
+    return np.concatenate(batches)
+
+
 def shrunk(pictures: Pictures, rows: Sequence[int] | np.ndarray, side: int) -> np.ndarray:
     from PIL import Image
 
@@ -165,9 +228,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.what in ("train", "run"):
         training = open_training(args, pictures)
         training.run(args.budget_minutes * 60, args.save_s, args.look_s)
+    good = True
     if args.what in ("export", "run"):
-        return 0 if export_student(args, pictures) else 1
-    return 0
+        good = export_student(args, pictures)
+    if args.what in ("join", "run"):
+        good = join_student(args, pictures) and good
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Write a student as an ONNX file: norms folded, weights stored small, nothing traced.
 
 The graph takes pictures as they are stored, (n, side, side, 3) uint8, and gives vectors
-of length 1, so that whoever runs it needs no constant of the training.
+of length 1, so that whoever runs it needs no constant of the training. Where the student
+works beside the form of a picture, that is projected and joined in the same graph.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper, save
 from torch import nn
 
+from training.measure import unit
 from training.students import Block, Conv, Head
 
 OPSET = 17
@@ -30,9 +33,11 @@ class Graph:
         self.tensors: list[object] = []
         self._stored, self._count = stored, 0
 
-    def node(self, kind: str, inputs: list[str], **attributes: object) -> str:
+    def node(
+        self, kind: str, inputs: list[str], named: str | None = None, **attributes: object
+    ) -> str:
         self._count += 1
-        name = f"{kind.lower()}{self._count}"
+        name = named or f"{kind.lower()}{self._count}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
@@ -57,8 +62,39 @@ class Graph:
         return self.node("DequantizeLinear", parts, axis=0)
 
 
-def export(student: nn.Sequential, side: int, path: Path, stored: str = "float16") -> int:
-    """Write the file; return its size in bytes. `stored` is one of STORED."""
+@dataclass(frozen=True)
+class Joint:
+    """How the form (see lookalike.backends.embed._form) is set beside the network.
+
+    `mean` (f,) and `matrix` (f, d) float32 project a form; `share`, 0 to 1, is its share of
+    the cosine of two pictures.
+    """
+
+    mean: NDArray[np.float32]
+    matrix: NDArray[np.float32]
+    share: float
+
+    def project(self, forms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (n, d) float32 of length 1 of (n, f)."""
+        return unit((forms - self.mean) @ self.matrix)
+
+    def join(self, vectors: NDArray[np.float32], forms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the (n, w + d) vectors of length 1 that the file gives."""
+        parts = [np.sqrt(1 - self.share) * vectors, np.sqrt(self.share) * self.project(forms)]
+        return unit(np.concatenate(parts, axis=1).astype(np.float32))
+
+
+def export(
+    student: nn.Sequential,
+    side: int,
+    path: Path,
+    stored: str = "float16",
+    joint: Joint | None = None,
+) -> int:
+    """Write the file; return its size in bytes. `stored` is one of STORED.
+
+    Inputs: "image" and, if there is a `joint`, "form" (n, f) float32; output: "vector".
+    """
     graph = Graph(stored)
     x = graph.node("Cast", ["image"], to=TensorProto.FLOAT)
     x = graph.node("Transpose", [x], perm=[0, 3, 1, 2])
@@ -66,12 +102,15 @@ def export(student: nn.Sequential, side: int, path: Path, stored: str = "float16
     x = graph.node("Sub", [x, graph.tensor(np.array(0.45 * 4, np.float32))])
     for layer in student:
         x = _layer(graph, layer, x)
-    length = graph.node("ReduceL2", [x], axes=[1], keepdims=1)
-    length = graph.node("Max", [length, graph.tensor(np.array(1e-12, np.float32))])
-    graph.nodes.append(helper.make_node("Div", [x, length], ["vector"], "vector"))
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", side, side, 3])
-    vector = helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["n", _width(student)])
-    made = helper.make_graph(graph.nodes, "student", [image], [vector], graph.tensors)
+    inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", side, side, 3])]
+    width = _width(student)
+    if joint is not None:
+        x = _joined(graph, x, joint)
+        form = helper.make_tensor_value_info("form", TensorProto.FLOAT, ["n", len(joint.mean)])
+        inputs, width = [*inputs, form], width + joint.matrix.shape[1]
+    _unit(graph, x, "vector")
+    vector = helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["n", width])
+    made = helper.make_graph(graph.nodes, "student", inputs, [vector], graph.tensors)
     model = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lookalike training"
     )
@@ -79,6 +118,22 @@ def export(student: nn.Sequential, side: int, path: Path, stored: str = "float16
     checker.check_model(model, full_check=True)
     save(model, str(path))
     return path.stat().st_size
+
+
+def _joined(graph: Graph, x: str, joint: Joint) -> str:
+    form = graph.node("Sub", ["form", graph.tensor(joint.mean)])
+    form = graph.node("Gemm", [form, graph.weight(np.ascontiguousarray(joint.matrix.T))], transB=1)
+    parts = []
+    for part, share in ((x, 1 - joint.share), (form, joint.share)):
+        scale = graph.tensor(np.array(np.sqrt(share), np.float32))
+        parts.append(graph.node("Mul", [_unit(graph, part), scale]))
+    return graph.node("Concat", parts, axis=1)
+
+
+def _unit(graph: Graph, x: str, name: str | None = None) -> str:
+    length = graph.node("ReduceL2", [x], axes=[1], keepdims=1)
+    length = graph.node("Max", [length, graph.tensor(np.array(1e-12, np.float32))])
+    return graph.node("Div", [x, length], named=name)
 
 
 def _layer(graph: Graph, layer: nn.Module, x: str) -> str:

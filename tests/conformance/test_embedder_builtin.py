@@ -49,4 +49,4 @@ def test_settings_that_it_has_not_are_refused_by_name(options: EmbedderOptions, 
 
 
 def test_a_checkpoint_name_is_ignored() -> None:
-    assert embedders.resolve("builtin").open(EmbedderOptions(model="some/model")).dim == 490
+    assert embedders.resolve("builtin").open(EmbedderOptions(model="some/model")).dim == 384

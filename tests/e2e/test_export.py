@@ -82,7 +82,7 @@ def pictures() -> Iterator[NewItem]:
     noise = np.random.default_rng(SEED).integers(0, 256, (1000, 1100, 3), dtype=np.uint8)
     yield NewItem("large", encoded(noise, "PNG"))  # 3.3 MB: sent in pieces
     yield NewItem("own vector", jpeg(53), np.arange(1.0, 491.0))
-    yield NewItem("no picture", None, np.arange(490.0, 0.0, -1.0), {"n": 99})
+    yield NewItem("no picture", None, np.arange(384.0, 0.0, -1.0), {"n": 99})
 
 
 def vectors() -> Iterator[NewItem]:
@@ -200,7 +200,7 @@ def check_vectors_only(client: Client, one: str, other: str) -> None:
 
 def test_vectors_of_another_space_are_refused_by_name(client: Client, tmp_path: Path) -> None:
     client.export(tmp_path / "a.tar", collection="thumbs")
-    client.create_collection("other-space", model="none", dimension=490)
+    client.create_collection("other-space", model="none", dimension=384)
     with pytest.raises(ModelMismatch, match=r"builtin/.*no model.*--reembed"):
         client.import_archive(tmp_path / "a.tar", collection="other-space")
     client.create_collection("other-metric", metric="l2")
@@ -289,7 +289,7 @@ def test_an_export_is_of_one_state_while_everything_changes(client: Client, tmp_
 def test_what_is_taken_over_is_checked(
     client: Client, stored: StoredItem, words: str | None
 ) -> None:
-    item = NewItem("x", None, np.ones(490), {}, stored)
+    item = NewItem("x", None, np.ones(384), {}, stored)
     [result] = client.upsert([item], collection="thumbs")
     client.delete(["x"], collection="thumbs")
     assert (result.error is None) == (words is None)
@@ -302,7 +302,7 @@ def test_what_is_taken_over_is_checked(
 )
 def test_a_thumbnail_that_is_none_is_refused(client: Client, thumbnail: bytes) -> None:
     image = contents(client, "thumbs")["png"].image
-    item = NewItem("x", None, np.ones(490), {}, StoredItem(image, thumbnail))
+    item = NewItem("x", None, np.ones(384), {}, StoredItem(image, thumbnail))
     [result] = client.upsert([item], collection="thumbs")
     client.delete(["x"], collection="thumbs")
     assert isinstance(result.error, LookalikeError), "it was stored"

@@ -44,7 +44,7 @@ def test_a_server_that_has_stopped_leaves_no_thread_and_gives_the_folder_back(
         assert app.wait_ready(20)
         with grpc.insecure_channel(address) as channel:
             stub = index_service_pb2_grpc.IndexServiceStub(channel)
-            vector = types_pb2.Vector(values=[1.0] * 490)
+            vector = types_pb2.Vector(values=[1.0] * 384)
             item = index_service_pb2.ItemInput(id="a", vector=vector)
             stub.UpsertItems(index_service_pb2.UpsertItemsRequest(items=[item]), timeout=20)
         app.stop(1.0)

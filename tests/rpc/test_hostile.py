@@ -64,7 +64,7 @@ class Nonsense:
             if field.message_type is not None and field.message_type.GetOptions().map_entry:
                 self._fill_map(getattr(message, field.name), depth)
             elif field.is_repeated:
-                many = [0, 1, 490] if field.full_name.endswith("Vector.values") else [0, 1, 2, 3]
+                many = [0, 1, 384] if field.full_name.endswith("Vector.values") else [0, 1, 2, 3]
                 values = [self.value(field, depth) for _ in range(self.random.choice(many))]
                 getattr(message, field.name).extend(values)
             elif field.message_type is not None:

@@ -104,6 +104,29 @@ def test_the_exported_file_gives_the_students_vectors(
     assert card["bytes"] == (trained / "student.onnx").stat().st_size
 
 
+@needs_onnx
+def test_what_is_joined_gives_vectors_of_network_and_form(few: Path, trained: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options: list[str | Path] = ["--data", few, "--out", trained, "--hold-every", "4"]
+    recipe("export", *options)
+    said = recipe("join", *options, "--form-width", "16")  # fails below 0.999
+    assert "share of the form 0.5" in said
+    card = json.loads((trained / "builtin.json").read_text())
+    session = onnxruntime.InferenceSession(str(trained / "builtin.onnx"))
+    shapes = {given.name: given.shape[1:] for given in session.get_inputs()}
+    assert shapes == {"image": [32, 32, 3], "form": [490]}
+    rng = np.random.default_rng(7)
+    fed = {
+        "image": rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8),
+        "form": rng.normal(size=(3, 490)).astype(np.float32),
+    }
+    (vectors,) = session.run(None, fed)
+    assert vectors.shape == (3, card["numbers"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    form = np.linalg.norm(vectors[:, -16:], axis=1) ** 2
+    np.testing.assert_allclose(form, card["share_of_form"], atol=1e-3)
+
+
 @pytest.mark.prove
 @pytest.mark.timeout(7200)
 def test_a_small_budget_lifts_map10_by_ten_points_on_kinds_never_taught(tmp_path: Path) -> None:

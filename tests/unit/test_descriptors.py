@@ -109,10 +109,8 @@ def test_vectors_have_length_one(embedder: BuiltinEmbedder, pictures: list[RgbIm
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "turn", [np.fliplr, np.flipud, np.rot90], ids=["left-right", "up-down", "quarter"]
-)
-def test_mirrored_and_turned_pictures_are_not_the_same(
+@pytest.mark.parametrize("turn", [np.flipud, np.rot90], ids=["up-down", "quarter"])
+def test_turned_pictures_are_not_the_same(
     embedder: BuiltinEmbedder,
     pictures: list[RgbImage],
     turn: Callable[[RgbImage], RgbImage],
@@ -140,7 +138,7 @@ def test_size_alone_changes_little(embedder: BuiltinEmbedder, pictures: list[Rgb
 def test_the_space_names_the_method_and_its_constants(
     embedder: BuiltinEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert embedder.space.startswith("builtin/1-")
+    assert embedder.space.startswith("builtin/2-")
     monkeypatch.setattr(Company, "floor", 0.02)
     assert BuiltinEmbedder().space != embedder.space
 

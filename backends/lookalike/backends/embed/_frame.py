@@ -1,0 +1,36 @@
+"""Takes plain margins off a picture: borders of screenshots, letterboxes, white ground."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lookalike.backends.types import RgbImage
+
+_EVEN = 4.0
+"""Mean distance to the margin's colour, of 255, up to which a line is margin: JPEG artefacts
+stay below, photographed walls and skies do not."""
+_MOST = 1 / 3
+"""Of each side at most so much is taken off, so that nothing can vanish."""
+
+
+def without_margins(image: RgbImage) -> RgbImage:
+    """Return the part of a picture (a view) inside of margins of one colour. Any thread.
+
+    Each of the four margins may have a colour of its own.
+    """
+    rows = slice(_margin(image), len(image) - _margin(image[::-1]))
+    turned = image[rows].transpose(1, 0, 2)
+    columns = slice(_margin(turned), len(turned) - _margin(turned[::-1]))
+    return image[rows, columns]
+
+
+def _margin(image: RgbImage) -> int:
+    """Return how many of the first rows are of the first row's colour."""
+    most = int(len(image) * _MOST)
+    if not most:
+        return 0
+    colour = np.median(image[0], axis=0).astype(np.float32)
+    for i in range(most):
+        if np.abs(image[i] - colour).mean() > _EVEN:
+            return i
+    return most
