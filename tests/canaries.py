@@ -29,7 +29,26 @@ from lookalike.server.keys import Scope, add_key, make_key
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("protos", "backends", "server", "clients")
-KINDS = ["key", "note", "environment", "option", "text", "othertext", "metadata", "metakey", "filter", "picture", "exif", "item", "installation", "data", "files", "pluginwords", "header", "deadpath"]
+KINDS = [
+    "key",
+    "note",
+    "environment",
+    "option",
+    "text",
+    "othertext",
+    "metadata",
+    "metakey",
+    "filter",
+    "picture",
+    "exif",
+    "item",
+    "installation",
+    "data",
+    "files",
+    "pluginwords",
+    "header",
+    "deadpath",
+]
 FORBIDDEN = {
     "a traceback": re.compile(r"Traceback \(|File \"|, line \d+, in"),
     "a path": re.compile(r"(?<![\w.:/])/(?:tmp|root|home|usr|opt|work|var|etc|proc|srv|lib)/"),

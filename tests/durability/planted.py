@@ -184,8 +184,10 @@ def take_everything() -> None:
     def unbounded(self: Any, lane: Any, waiting: Any, *, bounded: bool) -> None:
         put(self, lane, waiting, bounded=False)
 
-    def submit_as_bulk(self: Any, call: Any, *, deadline: Any = None, bulk: bool = False) -> Any:
-        return submit(self, call, deadline=deadline, bulk=True)
+    def submit_as_bulk(
+        self: Any, call: Any, *, deadline: Any = None, bulk: bool = False, size: int = 0
+    ) -> Any:
+        return submit(self, call, deadline=deadline, bulk=True, size=size)
 
     EmbedQueue._put = unbounded  # type: ignore[method-assign]
     WorkPool.submit = submit_as_bulk  # type: ignore[method-assign]

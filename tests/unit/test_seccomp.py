@@ -55,7 +55,9 @@ def deeds(how: str) -> list[str]:
     return done.stdout.split("\n")[:-1]
 
 
-WITHOUT = [f"{name} done" for name in ["udp", "unix", "pair", "child", "program", "thread", "needed"]]
+WITHOUT = [
+    f"{name} done" for name in ["udp", "unix", "pair", "child", "program", "thread", "needed"]
+]
 
 
 def test_without_the_filter_all_of_it_can_be_done() -> None:

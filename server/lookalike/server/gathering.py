@@ -66,9 +66,8 @@ class Gathering(Generic[Q, A]):
             for turn in together:
                 turn.error = error
         with self._lock:
-            wanted, dropped = [], []
-            for turn in line.waiting:
-                (dropped if is_over(turn.deadline) else wanted).append(turn)
+            dropped = [turn for turn in line.waiting if is_over(turn.deadline)]
+            wanted = [turn for turn in line.waiting if turn not in dropped]
             following, line.waiting = wanted[:MOST], wanted[MOST:]
             if following:
                 following[0].together = following
