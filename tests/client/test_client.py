@@ -21,7 +21,7 @@ from lookalike.client._pictures import picture_bytes
 PUBLIC = {
     "BackupReport", "ExportReport", "StoredItem", "Verification", "VerifyFinding", "VerifyProgress",
     "Client", "Collection", "DuplicateGroup", "DuplicateMember", "DuplicateProgress",
-    "Embeddings", "Explanation", "F", "FieldCounts", "Flat", "Health", "Hit", "Hnsw", "ImageInfo",
+    "EmbeddingCounts", "Embeddings", "Explanation", "F", "FieldCounts", "Flat", "Health", "Hit", "Hnsw", "ImageInfo",
     "IndexSegment", "IndexSpec", "IndexStatus", "Item", "ItemImage", "Ivf", "Job", "Limits",
     "LocalServer", "LookalikeError", "Model", "NewItem", "Part", "Query", "Region",
     "RecallEstimate", "RecallReport", "SearchTimes", "SelfMatch",

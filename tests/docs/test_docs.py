@@ -140,7 +140,7 @@ def test_every_flag_on_the_page_sets_its_key(
     values |= {"--model": "./some-model", "--device": "cuda:1", "--index": "exact"}
     values |= {"--engine": "other", "--log-level": "error", "--log-format": "json"}
     values |= {"--keys": "k", "--tls-certificate": "c", "--tls-key": "t", "--tls-client-ca": "a"}
-    values |= {"--read-only": "", "--insecure": ""}
+    values |= {"--read-only": "", "--insecure": "", "--take-over": ""}
     on_page = {flag for *_, flags in settings().values() for flag in flags.split(", ") if flag}
     options = {p.opts[0] for p in all_commands()["lookalike serve"].params} - {"--help"}
     assert on_page == options - {"--config"} == set(values)

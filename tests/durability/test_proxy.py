@@ -237,7 +237,7 @@ def threads_of(server: LocalServer) -> int:
 def test_uploads_that_break_free_their_places_and_threads(
     server: LocalServer, direct: Client
 ) -> None:
-    most = direct.info().limits.max_uploads
+    most = direct.info().limits.max_uploads_per_peer
     upload_one(direct)
     for _ in range(2):
         with FaultProxy(server.address) as proxy:
@@ -258,7 +258,7 @@ def test_uploads_that_break_free_their_places_and_threads(
 @pytest.mark.prove
 @pytest.mark.timeout(300)
 def test_uploads_of_peers_that_vanished_are_ended(server: LocalServer, direct: Client) -> None:
-    most = direct.info().limits.max_uploads
+    most = direct.info().limits.max_uploads_per_peer
     with FaultProxy(server.address) as proxy:
         stuck = Stuck(proxy.address, most)
         proxy.leave()  # nobody tells the server, whose keepalive asks after 60 s, for 20 s

@@ -20,7 +20,7 @@ SPECS = {
     "faiss-flat": IndexSpec("faiss", Flat()),
     "faiss-hnsw": IndexSpec("faiss", Hnsw()),
     "faiss-ivf": IndexSpec("faiss", Ivf()),
-    "faiss-pq": IndexSpec("faiss", options={"factory": "IVF32,PQ98x4fs,RFlat"}),
+    "faiss-pq": IndexSpec("faiss", options={"factory": "IVF32,PQ96x4fs,RFlat"}),
     "hnswlib": IndexSpec("hnswlib"),
 }
 SAME_IDS = {"exact", "faiss-flat"}

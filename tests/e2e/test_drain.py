@@ -234,7 +234,7 @@ def test_twenty_servers_take_over_from_one_another(tmp_path: Path) -> None:
 
 def test_a_server_whose_successor_dies_goes_on_or_waits_for_the_next(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with Server(data) as first, Client(first.address, timeout_s=5.0) as client:
+    with Server(data) as first, Client(first.address, timeout_s=30.0) as client:
         fill(first.address)
         item = NewItem(id="one more", vector=vector(7))
         other = Predecessor.find(data, lambda: False)

@@ -31,7 +31,7 @@ from lookalike.v1 import (
 from made_pictures import encoded, jpeg, scene
 
 DIM = 8
-BUILTIN_DIM = 490
+BUILTIN_DIM = 384
 FILES = (admin_service_pb2, embed_service_pb2, index_service_pb2, search_service_pb2,
          system_service_pb2, health_pb2, reflection_pb2)  # fmt: skip
 LASTING = {"WatchJob", "Watch", "Verify", "Backup", "FindDuplicates", "ExportItems"}

@@ -509,7 +509,7 @@ def test_uploads_are_told_their_windows_and_go_on_beyond_them(tmp_path: Path) ->
     with real(tmp_path, limits) as peer:
         items = [index_pb.UploadItem(seq=i + 1, item=item(f"w{i}")) for i in range(40)]
         for one in items:
-            one.item.vector.values[:] = [1.0] * 490
+            one.item.vector.values[:] = [1.0] * 384
         batch = index_pb.UploadItemsRequest(batch=index_pb.UploadBatch(items=items))
         start = index_pb.UploadItemsRequest(start=index_pb.UploadStart())
         answers = list(peer.index.UploadItems(iter([start, batch]), timeout=TIMEOUT_S))
