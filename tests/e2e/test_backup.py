@@ -314,6 +314,7 @@ def test_a_server_that_is_stopped_ends_its_backup(tmp_path: Path) -> None:
             with contextlib.suppress(LookalikeError):  # it may be gone already
                 while client.health("") is not Health.NOT_SERVING:
                     time.sleep(0.01)
+            time.sleep(1.0)  # for server.notice_s it goes on as before
 
         with pytest.raises(Unavailable):
             client.backup(tmp_path / "b", progress=stop)
