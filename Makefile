@@ -4,6 +4,8 @@ PIP       = $(PY) -m pip --python .venv/bin/python install --quiet --disable-pip
 RUN       = .venv/bin/python
 PHOTOS   ?=
 KILLS    ?= 250
+JOBS     ?= 0
+PROOFS   ?= tests/durability tests/model tests/store tests/e2e/test_backup.py
 LOOKALIKE_SHARED ?= ../shared
 export LOOKALIKE_SHARED PHOTOS
 
@@ -37,8 +39,9 @@ drift: .venv/.dev .gen/.ok
 	$(RUN) scripts/generate-sbom --check
 	$(RUN) scripts/audit constraints.txt
 
-prove: .venv/.dev     ## the long proofs (KILLS=n; docs/reliability.md names the other budgets)
-	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -q -o faulthandler_timeout=0 -m prove tests
+prove: .venv/.dev     ## the long proofs of durability (KILLS=n JOBS=n; PROOFS=tests: all there are)
+	PROVE_KILLS=$(KILLS) $(RUN) -m pytest -v -rA -o faulthandler_timeout=0 -m prove \
+		-n $(JOBS) --dist worksteal $(PROOFS)
 
 bench: .venv/.dev     ## quality of the embedder, speed of the way in, worth of the answers
 	$(RUN) bench/quality.py --photos $(LOOKALIKE_SHARED)/data/photos --copies --quick
