@@ -22,6 +22,7 @@ from lookalike.backends.errors import (
     LookalikeError,
 )
 from lookalike.backends.types import Metric, normalize
+from lookalike.server.deadlines import is_over, over
 from lookalike.server.domain import (
     Embedded,
     ExifMode,
@@ -89,7 +90,8 @@ class Ingest:
         """Store items; `done` hears once of each, of some at a time, from any thread, in any order.
 
         Returns before they are stored. `deadline` in `time.monotonic()` seconds
-        bounds the waiting for a reader and for the model, not the writing.
+        bounds the waiting for a reader, for the model and for one's turn; what a model
+        has seen is written all the same, so that work over a bad connection adds up.
 
         Raises CollectionNotFound, CollectionLoading, ReadOnly; never for one item's fault.
         """
@@ -164,14 +166,16 @@ class Ingest:
 
     def _start(self, tasks: Sequence[Task]) -> None:
         """Send pictures to their readers, bare vectors to the store in one piece a call."""
-        for _, mine in groupby(tasks, lambda task: task.call):
+        for call, mine in groupby(tasks, lambda task: task.call):
             bare: list[Task] = []
             for task in mine:
                 if task.has_picture:
                     self._send_to_reader(task)
                 else:
                     bare.append(task)
-            if bare:  # whether an id is there already is found out as it is stored
+            if bare and is_over(call.deadline):
+                self._fail(bare, over(call.deadline, "before the items were stored"))
+            elif bare:  # whether an id is there already is found out as it is stored
                 self._put(bare)
 
     def _send_to_reader(self, task: Task) -> None:

@@ -16,8 +16,8 @@ from lookalike.server.limits import Limits
 from lookalike.server.models import LoadedModel
 from lookalike.server.vector_cache import Known, VectorCache
 
-_Key: TypeAlias = tuple[str, str]
-"""A space, and the SHA-256 of a file in hex."""
+_Key: TypeAlias = tuple[str, str, int]
+"""A space, the SHA-256 of a file in hex, and which deadline the embedding has."""
 
 
 class KnownVectors:
@@ -67,51 +67,46 @@ class KnownVectors:
     ) -> Future[Embedded]:
         """Embed a picture that `find` did not know, and remember it.
 
-        One of the same bytes that is with the model already is waited for, if neither
-        has a deadline: so neither fails by the other's. Raises as `prepare` and
-        `submit_image`.
+        One of the same bytes that is with the model already is waited for, if both have
+        the very same deadline, as those of one call do: so neither fails by the other's.
+        Raises as `prepare` and `submit_image`.
         """
-        key = (model.space, sha256)
-        shared: Future[Embedded] | None = None
-        if deadline is None:
-            with self._lock:
-                if (first := self._under_way.get(key)) is not None:
-                    self._reused += 1
-                    return first
-                shared = self._under_way[key] = Future()
+        key = (model.space, sha256, id(deadline))  # which lives as long as it is in the queue
+        with self._lock:
+            if (first := self._under_way.get(key)) is not None:
+                self._reused += 1
+                return first
+            shared = self._under_way[key] = Future()
         # One of the same bytes may have come back from the model since `find`.
         if (known := self.find(model, sha256)) is not None:
             return self._settle(key, shared, of_known(known))
         try:
             embedding = model.submit_image(prepare(), deadline=deadline, bulk=bulk)
         except BaseException as error:
-            if shared is not None:
-                self._forget(key)
-                shared.set_exception(error)
+            self._forget(key)
+            shared.set_exception(error)
             raise
         embedding.add_done_callback(partial(self._was_embedded, key, picture, shared))
-        return embedding if shared is None else shared
+        return shared
 
     def _was_embedded(
         self,
         key: _Key,
         picture: Decoded,
-        shared: Future[Embedded] | None,
+        shared: Future[Embedded],
         embedding: Future[Embedded],
     ) -> None:
         """Runs on the model's thread."""
         if self._cache is not None and not embedding.cancelled() and not embedding.exception():
             vector = embedding.result().vector
             known = Known(vector, picture.width, picture.height, picture.media_type)
-            self._cache.add(*key, known)
+            self._cache.add(*key[:2], known)
         self._settle(key, shared, embedding)
 
     def _settle(
-        self, key: _Key, shared: Future[Embedded] | None, embedding: Future[Embedded]
+        self, key: _Key, shared: Future[Embedded], embedding: Future[Embedded]
     ) -> Future[Embedded]:
         """Tell those who share an embedding what became of it."""
-        if shared is None:
-            return embedding
         self._forget(key)
         if embedding.cancelled():
             shared.cancel()

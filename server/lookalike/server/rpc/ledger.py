@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookalike.backends.errors import Unavailable
+from lookalike.server.deadlines import Until
 from lookalike.server.domain import Outcome, WriteResult
 from lookalike.server.rpc.wire_items import OUTCOMES, write_result
 from lookalike.v1 import index_service_pb2 as pb
@@ -61,6 +63,8 @@ class Ledger:
         self._idle_s = idle_s
         self._quiet_since = time.monotonic()
         self.window = window
+        self.until = Until(math.inf)
+        """Comes when nobody listens any more: what was not begun by then never is."""
         self._changed = threading.Condition()
         self._entries: dict[int, _Entry] = {}
         self._epoch = 0
@@ -79,14 +83,13 @@ class Ledger:
         self._closed = False
         self._summed_up = False
         self._failure: Exception | None = None
-        self._stopped = False
 
     # ------------------------------------------------------------- the reader
 
     @property
     def stopped(self) -> bool:
         """True once nobody listens any more."""
-        return self._stopped
+        return self.until.left
 
     @property
     def waiting_flushes(self) -> int:
@@ -108,8 +111,8 @@ class Ledger:
         """
         group = min(sum(weights), max(weights[0], self.window.places // 4))
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._has_room(group))
-            if self._stopped:
+            self._changed.wait_for(lambda: self.stopped or self._has_room(group))
+            if self.stopped:
                 return 0
             count = 0
             while count < len(sizes) and (count == 0 or self._has_room(weights[count])):
@@ -208,7 +211,7 @@ class Ledger:
     def stop(self) -> None:
         """Wake everyone and say nothing more: the client has gone."""
         with self._changed:
-            self._stopped = True
+            self.until.leave()
             self._changed.notify_all()
 
     # ---------------------------------------------------- the answering thread
@@ -220,7 +223,7 @@ class Ledger:
         if the client has sent nothing for too long, and has had all that it may wait for.
         """
         with self._changed:
-            while not self._stopped:
+            while not self.stopped:
                 if messages := self._ready():
                     return messages
                 if self._closed and not self._entries:

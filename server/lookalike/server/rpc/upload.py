@@ -361,7 +361,7 @@ class _Reader:
                 self._collection,
                 [item for _, item in ready],
                 self._mode,
-                deadline=None,
+                deadline=self._ledger.until,
                 bulk=True,
                 done=partial(self._done, seqs),
                 exif=self._exif,
