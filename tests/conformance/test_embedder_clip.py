@@ -14,8 +14,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from lookalike.backends.embed.base import Embedder, EmbedderOptions
+from lookalike.backends.embed.drawn import dead_leaves
 from lookalike.backends.registry import embedders
-from lookalike.backends.testing.embed import EmbedderConformance, dead_leaves
+from lookalike.backends.testing.embed import EmbedderConformance
 from lookalike.backends.types import RgbImage
 from tiny_clip import tiny_clip, tiny_dino, tiny_siglip
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lookalike.backends.embed.base import EmbedderOptions, PatchVectors, Window
-from lookalike.backends.testing.embed import EmbedderConformance, dead_leaves
+from lookalike.backends.embed.drawn import dead_leaves
+from lookalike.backends.testing.embed import EmbedderConformance
 from lookalike.backends.types import RgbImage
 from mosaic import Mosaic
 

@@ -12,7 +12,8 @@ from lookalike.backends.embed._builtin import BuiltinEmbedder
 from lookalike.backends.embed._form import SIDE, Form
 from lookalike.backends.embed._frame import without_margins
 from lookalike.backends.embed._resize import squeeze
-from lookalike.backends.testing.embed import cosines, dead_leaves
+from lookalike.backends.embed.drawn import dead_leaves
+from lookalike.backends.testing.embed import cosines
 from lookalike.backends.types import RgbImage
 
 SEED = 20261122

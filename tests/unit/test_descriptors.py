@@ -17,7 +17,7 @@ from lookalike.backends.embed._builtin import BuiltinEmbedder
 from lookalike.backends.embed._colour import ColourHistogram, oklab
 from lookalike.backends.embed._descriptors import Company, EdgeLayout, EdgeMap
 from lookalike.backends.embed._resize import squeeze
-from lookalike.backends.testing.embed import dead_leaves
+from lookalike.backends.embed.drawn import dead_leaves
 from lookalike.backends.types import RgbImage, Vectors
 from shared_data import shared
 

@@ -12,17 +12,18 @@ _SEED = 20240607
 
 
 def drawn(count: int, height: int = 240, width: int = 320) -> list[RgbImage]:
+    """Return `count` pictures of (height, width, 3), the same ones at each call."""
+    rng = np.random.default_rng(_SEED)
+    return [dead_leaves(rng, height, width) for _ in range(count)]
+
+
+def dead_leaves(rng: np.random.Generator, height: int = 96, width: int = 128) -> RgbImage:
     """Draw overlapping striped discs of random size, place and colour.
 
     Such pictures have edges and colours in about the proportions of photographs
     (Lee, Mumford & Huang, "Occlusion models for natural images", IJCV 2001), but
     show nothing: what is measured on them holds for numerics, not for meaning.
     """
-    rng = np.random.default_rng(_SEED)
-    return [_one(rng, height, width) for _ in range(count)]
-
-
-def _one(rng: np.random.Generator, height: int, width: int) -> RgbImage:
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     picture = np.broadcast_to(rng.uniform(0, 255, 3), (height, width, 3)).copy()
     for _ in range(30):

@@ -28,28 +28,11 @@ from lookalike.backends.embed.base import (
     TextEmbedder,
     Window,
 )
+from lookalike.backends.embed.drawn import dead_leaves
 from lookalike.backends.types import RgbImage, Vectors
 
 SAME = 0.99999
 """Cosine that two vectors of one picture reach at least."""
-
-
-def dead_leaves(rng: np.random.Generator, height: int = 96, width: int = 128) -> RgbImage:
-    """Make a picture of overlapping striped discs of random size, place and colour.
-
-    Such pictures have edges and colours in about the proportions of photographs
-    (Lee, Mumford & Huang, "Occlusion models for natural images", IJCV 2001).
-    """
-    y, x = np.mgrid[0:height, 0:width]
-    picture = np.broadcast_to(rng.uniform(40, 215, 3), (height, width, 3)).copy()
-    for _ in range(40):
-        radius = min(0.05 * rng.pareto(1.5) + 0.04, 0.4) * max(height, width)
-        cy, cx, turn = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, np.pi)
-        inside = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
-        along = x[inside] * np.cos(turn) + y[inside] * np.sin(turn)
-        stripes = rng.uniform(0, 40) * np.sin(along * rng.uniform(0.1, 0.8))
-        picture[inside] = rng.uniform(0, 255, 3) + stripes[:, None]
-    return picture.clip(0, 255).astype(np.uint8)
 
 
 def cosines(left: Vectors, right: Vectors) -> Vectors:
