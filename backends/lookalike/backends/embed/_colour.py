@@ -61,8 +61,8 @@ class ColourHistogram:
         strong = np.clip((chroma - self.pale) / (self.vivid - self.pale), 0, 1)
         dark = 1 - np.clip((light - self.lights[0]) / (self.lights[1] - self.lights[0]), 0, 1)
         turn = np.arctan2(lab[2], lab[1]) * np.float32(self.hues / (2 * np.pi))
-        away = np.abs((turn - np.arange(self.hues)[:, None]) % self.hues)
-        hue = np.maximum(0, 1 - np.minimum(away, self.hues - away))
+        away = np.abs(turn - np.arange(self.hues, dtype=np.float32)[:, None])
+        hue = np.maximum(0, 1 - np.minimum(away, np.abs(self.hues - away)))  # once around at most
         kinds = np.stack(
             [
                 colour * (1 - strong) * dark,
@@ -73,7 +73,7 @@ class ColourHistogram:
         )
         step = (self.greys[1] - self.greys[0]) / 4
         place = np.clip((light - self.greys[0]) / step, 0, 4)
-        grey = np.maximum(0, 1 - np.abs(place - np.arange(5)[:, None]))
+        grey = np.maximum(0, 1 - np.abs(place - np.arange(5, dtype=np.float32)[:, None]))
         counts = np.concatenate(
             [grey @ (weight - weight * colour), (kinds * weight @ hue.T).ravel()]
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,11 @@ BINS: Final = 8
 """Directions of a gradient, 45 degrees apart; light-to-dark and dark-to-light differ."""
 CELLS: Final = 16
 """Cells along each side of a map."""
+_MIRRORED: Final = [(BINS // 2 - bin_) % BINS for bin_ in range(BINS)]
+"""Where each direction of an edge goes in a mirror."""
+
+Mirror: TypeAlias = tuple[NDArray[np.intp], Float]
+"""How the numbers of a picture's mirror image follow from its own: `signs * own[places]`."""
 
 
 class EdgeMap:
@@ -89,6 +94,12 @@ class EdgeLayout:
         usual = self.usual * np.sqrt(np.mean(edges * edges))
         low = np.matmul(np.matmul(self._wave, edges - usual), self._wave.T) * self._gain
         return unit(low.ravel())
+
+    def mirror(self) -> Mirror:
+        """Return it: a mirror turns odd waves from side to side upside down."""
+        numbers = np.arange(self.dim).reshape(BINS, self.waves, self.waves)
+        signs = np.broadcast_to((-1.0) ** np.arange(self.waves), numbers.shape)
+        return numbers[_MIRRORED].ravel(), signs.ravel().astype(np.float32)
 
 
 class Company:
@@ -171,6 +182,22 @@ class Company:
         log = (vectors * np.log(np.maximum(values, self.floor / 2))) @ vectors.T
         special = (log[self._upper] - self._usual) * self._twice
         return unit(special / np.sqrt(np.abs(special) + self.soft))
+
+    def mirror(self) -> Mirror:
+        """Return it: directions change places, and what goes with x changes its sign.
+
+        A matrix whose rows and columns change places has a logarithm that does the same.
+        """
+        edges = np.asarray(_MIRRORED)
+        others = np.arange(2 * BINS, self.size)
+        partner = np.concatenate([edges, BINS + edges, others])
+        sign = np.where(np.arange(self.size) == 2 * BINS + 1, -1, 1)
+        number = np.zeros((self.size, self.size), np.intp)
+        number[self._upper] = np.arange(self.dim)
+        number = np.maximum(number, number.T)
+        first, second = self._upper
+        signs = (sign[first] * sign[second]).astype(np.float32)
+        return number[partner[first], partner[second]], signs
 
 
 def middle(cells: int, spread: float) -> Float:

@@ -15,6 +15,7 @@ from lookalike.backends.embed._descriptors import (
     Company,
     EdgeLayout,
     EdgeMap,
+    Mirror,
     middle,
 )
 
@@ -30,8 +31,6 @@ _LUMA: Final = (0.299, 0.587, 0.114)
 """Rec. 601, the grey that JPEG and most grayscale copies use."""
 _WEIGHTS: Final = (("company", 1.0), ("layout", 0.5), ("colours", 0.5))
 """Share of each block in the cosine of two pictures."""
-_MIRRORED: Final = [(BINS // 2 - bin_) % BINS for bin_ in range(BINS)]
-"""Where each direction of an edge goes in a mirror."""
 
 
 class Form:
@@ -52,6 +51,7 @@ class Form:
         self._layout = EdgeLayout()
         self._company = Company()
         self._colours = ColourHistogram()
+        self._mirror = _joined(self._company.mirror(), self._layout.mirror(), Company.dim)
         self._weight = middle(_SMALL, ColourHistogram.spread)
         self._to_small = _averaging(SIDE, _SMALL)
         self._to_cells = _averaging(_SMALL, CELLS)
@@ -65,16 +65,17 @@ class Form:
         fine = self._fine(np.tensordot(self._luma, square, 1))
         coarse = self._coarse(np.tensordot(self._luma, small, 1))
         cells = np.matmul(np.matmul(self._to_cells, lab), self._to_cells.T)
-        seen = self._edges(fine, coarse, cells)
-        mirrored = self._edges(
-            fine[_MIRRORED, :, ::-1], coarse[_MIRRORED, :, ::-1], cells[:, :, ::-1]
-        )
-        colours = self._scale["colours"] * self._colours(lab.reshape(3, -1), self._weight)
-        return np.concatenate([seen + mirrored, 2 * colours])
-
-    def _edges(self, fine: Float, coarse: Float, cells: Float) -> Float:
         company = self._scale["company"] * self._company(fine, coarse, cells)
-        return np.concatenate([company, self._scale["layout"] * self._layout(fine)])
+        seen = np.concatenate([company, self._scale["layout"] * self._layout(fine)])
+        colours = self._scale["colours"] * self._colours(lab.reshape(3, -1), self._weight)
+        places, signs = self._mirror
+        return np.concatenate([seen + signs * seen[places], 2 * colours])
+
+
+def _joined(first: Mirror, second: Mirror, count: int) -> Mirror:
+    """Return the mirror of two blocks, the first of so many numbers."""
+    places = np.concatenate([first[0], count + second[0]])
+    return places, np.concatenate([first[1], second[1]])
 
 
 def _averaging(side: int, cells: int) -> Float:

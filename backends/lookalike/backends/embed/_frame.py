@@ -11,6 +11,8 @@ _EVEN = 4.0
 of 3,270 held-out photographs lose some, and kinds are found a little better for it."""
 _MOST = 1 / 3
 """Of each side at most so much is taken off, so that nothing can vanish."""
+_ROWS = 8
+"""Looked at together: most pictures have no margin, and one that has has many rows of it."""
 
 
 def without_margins(image: RgbImage) -> RgbImage:
@@ -29,8 +31,13 @@ def _margin(image: RgbImage) -> int:
     most = int(len(image) * _MOST)
     if not most:
         return 0
-    colour = np.median(image[0], axis=0).astype(np.float32)
-    for i in range(most):
-        if np.abs(image[i] - colour).mean() > _EVEN:
-            return i
+    first = np.sort(image[0].astype(np.int16), axis=0)
+    count = len(first)
+    twice = np.tile(first[(count - 1) // 2] + first[count // 2], count)  # the median
+    for start in range(0, most, _ROWS):
+        rows = image[start : min(start + _ROWS, most)].astype(np.int16, order="C")
+        away = np.abs(2 * rows.reshape(-1, 3 * count) - twice).sum(axis=1, dtype=np.int32)
+        differ = away > 2 * _EVEN * 3 * count
+        if differ.any():
+            return start + int(differ.argmax())
     return most
