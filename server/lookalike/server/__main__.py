@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from lookalike.server.ending import end, end_within
+from lookalike.server.ending import end, end_after
 from lookalike.server.keys_commands import keys_app
 from lookalike.server.model_commands import model_app
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _FAILED = 1
 _USAGE = 2
 _INTERRUPTED = 130
-_SLACK_S = 1.5
-"""Time to close everything after the grace, before the process is ended all the same."""
 
 app = typer.Typer(
     name="lookalike-server",
@@ -263,7 +261,7 @@ def _serve(loaded: Loaded) -> int:
     stop.wait()
     if not server.handed_over:
         section = config.server
-        end_within(section.notice_s + section.grace_s + _SLACK_S, server.save)
+        end_after(section.notice_s + section.grace_s, server.save)
         server.stop(section.grace_s, process_ends=True)
     return 0
 

@@ -15,18 +15,24 @@ _log = logging.getLogger("lookalike.server")
 
 STUCK = 3
 """The exit code where something did not end in time and was left."""
-_SAVING_S = 0.5
-_DEAF_S = 1.0
-"""After that long not even the interpreter can be had: something holds its lock."""
+_CLOSING_S = 0.8
+"""After the grace, for closing everything; then the process is ended all the same."""
+_SAVING_S = 0.3
+_DEAF_S = 0.5
+"""After that long not even the interpreter can be had: something holds its lock.
+
+All three together are less than the 2 s that a process has after its grace.
+"""
 
 
-def end_within(seconds: float, save: Callable[[], None]) -> None:
-    """End the process after so long whatever still runs, with STUCK.
+def end_after(grace_s: float, save: Callable[[], None]) -> None:
+    """End the process soon after so long whatever still runs, with STUCK: within 2 s.
 
-    Before, `save` gets half a second for what shortens the next start. If no Python code
+    Before, `save` gets a moment for what shortens the next start. If no Python code
     runs any more, since native code keeps the interpreter's lock, a thread of C ends the
     process, with 1, and writes on stderr where all threads stand.
     """
+    seconds = grace_s + _CLOSING_S
 
     def give_up() -> None:
         busy = sorted({t.name.partition("_")[0] for t in threading.enumerate() if not t.daemon})
