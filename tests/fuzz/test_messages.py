@@ -20,6 +20,9 @@ from fuzz.outside import MIB, Control, Outside, server
 from fuzz.siege import Siege, growth, judged
 
 SHORT = 3_000
+FEW = 600
+MOST_CPU_S = 2.0
+"""Of one call; 0.2 s were seen, for the first that has to load something."""
 MOST_GROWTH = 64 * MIB
 FORGETFUL = """
 from lookalike.server.rpc import search
@@ -70,6 +73,16 @@ def test_hostile_messages_are_refused_in_words(outside: Outside) -> None:
 @pytest.mark.timeout(0)
 def test_many_hostile_messages_are_refused_in_words(outside: Outside) -> None:
     besieged(outside, number("PROVE_MESSAGES", 500_000))
+
+
+def test_no_hostile_message_costs_much(outside: Outside) -> None:
+    seed = number("PROVE_SEED", random.randrange(10**9))
+    print(f"PROVE_SEED={seed}")
+    siege = Siege(outside, seed)
+    spent = sorted(siege.alone(0, FEW), reverse=True)
+    print(spent[:5])
+    assert siege.wrong == []
+    assert spent[0][0] <= MOST_CPU_S, spent[0]
 
 
 def test_every_method_gets_hostile_messages() -> None:
