@@ -270,7 +270,7 @@ def test_a_caller_that_leaves_takes_its_copy_along(tmp_path: Path) -> None:
 def test_a_caller_that_does_not_read_is_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOOKALIKE_SERVER__DEFAULT_DEADLINE_S", "1")
+    monkeypatch.setenv("LOOKALIKE_SERVER__MESSAGE_S", "2")
     with LocalServer(tmp_path / "data") as server, Client(server.address) as client:
         client.create_collection("v", model="none", dimension=2048)
         vectors = np.random.default_rng(1).standard_normal((1500, 2048)).astype(np.float32)

@@ -8,7 +8,6 @@ import grpc
 
 from lookalike.backends.errors import Cancelled, InvalidArgument
 from lookalike.server.rpc.backup import send_backup
-from lookalike.server.rpc.patience import patiently
 from lookalike.server.rpc.ports import Backups, Verifier
 from lookalike.server.rpc.wire import read_name
 from lookalike.server.verifying import Event, Finding, Progress, Severity, Summary
@@ -32,12 +31,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         backups: Backups,
         *,
         check_open: Callable[[], None],
-        patience_s: float,
     ) -> None:
         self._verifier = verifier
         self._backups = backups
         self._check_open = check_open
-        self._patience_s = patience_s
 
     def Verify(
         self, request: pb.VerifyRequest, context: grpc.ServicerContext
@@ -56,14 +53,13 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
                 raise Cancelled("The caller has left.")
 
         events = self._verifier.verify(name, request.probe_count or _PROBES, check)
-        return patiently(map(write_event, events), context, self._patience_s)
+        return map(write_event, events)
 
     def Backup(
         self, request: pb.BackupRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.BackupResponse]:
         """Send a copy of the store; a caller that does not read it is left behind."""
-        messages = send_backup(self._backups, self._check_open, context)
-        return patiently(messages, context, self._patience_s)
+        return send_backup(self._backups, self._check_open, context)
 
 
 def write_event(event: Event) -> pb.VerifyResponse:

@@ -16,7 +16,6 @@ from lookalike.server.rpc.access import Keys
 from lookalike.server.rpc.export import send_export
 from lookalike.server.rpc.interceptors import deadline_of
 from lookalike.server.rpc.paging import page_size, read_token, write_token
-from lookalike.server.rpc.patience import patiently
 from lookalike.server.rpc.ports import (
     Calibrations,
     Collection,
@@ -252,10 +251,7 @@ class IndexService(index_service_pb2_grpc.IndexServiceServicer):
         self, request: pb.ExportItemsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportItemsResponse]:
         """Send all items of one state; a caller that does not read them is left behind."""
-        messages = send_export(
-            self._exporter, request, self._limits, self._uploads.check_open, context
-        )
-        return patiently(messages, context, self._default_deadline_s)
+        return send_export(self._exporter, request, self._limits, self._uploads.check_open, context)
 
     # -------------------------------------------------------------------- jobs
 

@@ -164,12 +164,7 @@ class Front:
     def _add_services(self, domain: Domain, deadline_s: float) -> None:
         server, limits = self._server, domain.limits
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminService(
-                domain.verifier,
-                domain.backups,
-                check_open=self._uploads.check_open,
-                patience_s=deadline_s,
-            ),
+            AdminService(domain.verifier, domain.backups, check_open=self._uploads.check_open),
             server,
         )
         embed_service_pb2_grpc.add_EmbedServiceServicer_to_server(
