@@ -170,7 +170,7 @@ class Ingest:
             bare: list[Task] = []
             for task in mine:
                 if task.has_picture:
-                    self._send_to_reader(task)
+                    self._start_picture(task)
                 else:
                     bare.append(task)
             if bare and is_over(call.deadline):
@@ -178,19 +178,27 @@ class Ingest:
             elif bare:  # whether an id is there already is found out as it is stored
                 self._put(bare)
 
-    def _send_to_reader(self, task: Task) -> None:
+    def _start_picture(self, task: Task) -> None:
+        """Send a picture to its reader, unless the item that is there decides.
+
+        Asked here, item after item of a call, and not by the readers in between: the
+        store answers in a tenth of the time what it is asked before the next commit.
+        """
         call = task.call
         try:
-            self._pictures.submit(
-                partial(self._read, task), deadline=call.deadline, bulk=call.bulk
-            ).add_done_callback(partial(self._was_read, task))
-        except LookalikeError as error:
+            told = self._known(task)
+            if told is None:
+                self._pictures.submit(
+                    partial(self._read, task), deadline=call.deadline, bulk=call.bulk
+                ).add_done_callback(partial(self._was_read, task))
+        except Exception as error:
             self._fail([task], error)
+            return
+        if told is not None:
+            self._finish([task], [told])
 
-    def _read(self, task: Task) -> Future[Embedded] | WriteResult | None:
+    def _read(self, task: Task) -> Future[Embedded] | None:
         """Read one picture on a thread of the pool; return what comes next."""
-        if (told := self._known(task)) is not None:
-            return told
         collection, item = task.call.collection, task.item
         if item.image is None:
             self._take_over(task)
@@ -260,19 +268,16 @@ class Ingest:
                 return WriteResult(item_id, Outcome.FAILED, error)
         return None
 
-    def _was_read(self, task: Task, future: Future[Future[Embedded] | WriteResult | None]) -> None:
+    def _was_read(self, task: Task, future: Future[Future[Embedded] | None]) -> None:
         try:
-            outcome = future.result()
+            embedding = future.result()
         except BaseException as error:
             self._fail([task], error)
             return
-        match outcome:
-            case WriteResult() as known:
-                self._finish([task], [known])
-            case Future() as embedding:
-                embedding.add_done_callback(partial(self._was_embedded, task))
-            case None:
-                self._put([task])
+        if embedding is None:
+            self._put([task])
+        else:
+            embedding.add_done_callback(partial(self._was_embedded, task))
 
     def _was_embedded(self, task: Task, future: Future[Embedded]) -> None:
         try:
