@@ -119,6 +119,11 @@ class Hits:
     exact: bool = False
     """True if every vector that was allowed has been compared."""
 
+    @property
+    def filled(self) -> bool:
+        """True if no query has fewer hits than the answer is wide."""
+        return not self.ids.shape[1] or min(self.ids[:, -1].tolist(), default=0) >= 0
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -133,6 +138,15 @@ class Changes:
     added: Keys
     vectors: Vectors
     """(len(added), dim) float32."""
+
+
+def sum_of_squares(vectors: Vectors) -> float:
+    """Return the sum of the squares of all numbers, in float32, to judge vectors at a glance.
+
+    Infinite or NaN if one of them is, or if it leaves float32. 0.6 us for 512 numbers, where
+    other ways take 2 to 3, and let go of the interpreter's lock once instead of twice.
+    """
+    return float(np.vdot(vectors, vectors))
 
 
 def normalize(vectors: Vectors) -> Vectors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,8 +35,8 @@ def as_kept(vector: Vector, config: CollectionConfig) -> Vector:
             actual=len(vector),
         )
     wide = vector.astype(np.float64)
-    length = float(np.sqrt(wide @ wide))  # as large as they may be, squares fit float64
-    if not np.isfinite(length):
+    length = math.sqrt(wide.dot(wide))  # as large as they may be, squares fit float64
+    if not math.isfinite(length):
         raise VectorNotFinite("The vector has a number that is not finite.", field="vector")
     if config.metric is not Metric.COSINE or abs(length - 1.0) <= _ROUNDING:
         # Of length 1 already, but for rounding: what was read comes back bit by bit.

@@ -145,11 +145,13 @@ class Part:
             hits = self._search_all(queries, k, metric, params)
         else:
             hits = self._search_chosen(queries, k, metric, chosen, params)
-        keys = self.segment.keys
-        ids = np.where(hits.ids < 0, -1, keys[hits.ids])
-        scores = hits.scores
+        ids, scores = self.segment.keys[hits.ids], hits.scores
         if metric is Metric.COSINE:  # rounding may have passed the ends
-            scores = np.where(hits.ids < 0, scores, np.clip(scores, -1.0, 1.0))
+            scores = np.maximum(np.minimum(scores, 1.0), -1.0)
+        if not hits.filled:
+            none = hits.ids < 0
+            ids[none] = -1
+            scores = np.where(none, hits.scores, scores)
         return Hits(ids, scores, hits.exact), count
 
     def chosen(self, allowed: Keys) -> Chosen:
@@ -214,6 +216,8 @@ class Part:
         Graphs do that when many rows are dead or filtered away; nobody should get
         seven answers of ten because of it.
         """
+        if hits.filled:
+            return hits
         width = min(k, self.count if chosen is None else chosen.count)
         short = np.flatnonzero(hits.ids[:, width - 1] < 0)
         if not len(short):

@@ -8,6 +8,7 @@ the rows, and equal vectors have equal scores.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from lookalike.backends.index._codes import CodedVectors
 from lookalike.backends.index._int8 import MOST_DIM, int8_product
 from lookalike.backends.index._threads import cores, divided
-from lookalike.backends.types import Hits, Mask, Metric, Rows, Vectors
+from lookalike.backends.types import Hits, Mask, Metric, Rows, Vectors, sum_of_squares
 
 Floats: TypeAlias = NDArray[Any]
 
@@ -99,8 +100,13 @@ class ExactSearch:
 
     def fits_float32(self, queries: Vectors) -> bool:
         """Tell whether no product of these queries can overflow float32."""
-        length = _lengths(queries).max(initial=0)
-        return bool((length + self.longest) * max(length, self.longest) < FLOAT32_SAFE)
+        # of all together, then of the longest
+        return self._fits(math.sqrt(sum_of_squares(queries))) or self._fits(
+            float(_lengths(queries).max(initial=0))
+        )
+
+    def _fits(self, length: float) -> bool:
+        return (length + self.longest) * max(length, self.longest) < FLOAT32_SAFE
 
     @property
     def unfit(self) -> str:

@@ -27,7 +27,8 @@ def cores(most: int = MOST_THREADS) -> int:
 
 def in_parts(queries: Vectors, search: Callable[[Vectors], Hits]) -> Hits:
     """Search for many queries on several threads, each at least `LEAST_QUERIES` of them."""
-    threads = min(cores(), len(queries) // LEAST_QUERIES)
+    most = len(queries) // LEAST_QUERIES
+    threads = most if most < 2 else min(cores(), most)
     if threads < 2:
         return search(queries)
     parts = divided(len(queries), threads, lambda start, stop: search(queries[start:stop]))

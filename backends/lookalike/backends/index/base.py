@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Self, final
@@ -9,7 +10,15 @@ from typing import ClassVar, Self, final
 import numpy as np
 
 from lookalike.backends.errors import DimensionMismatch, InvalidArgument, VectorNotFinite
-from lookalike.backends.types import Hits, IndexSpec, Mask, Progress, SearchParams, Vectors
+from lookalike.backends.types import (
+    Hits,
+    IndexSpec,
+    Mask,
+    Progress,
+    SearchParams,
+    Vectors,
+    sum_of_squares,
+)
 
 
 class VectorIndex(ABC):
@@ -98,7 +107,7 @@ class VectorIndex(ABC):
                 expected=self.dim,
                 actual=queries.shape[-1],
             )
-        if not np.isfinite(queries).all():
+        if not (math.isfinite(sum_of_squares(queries)) or np.isfinite(queries).all()):
             raise VectorNotFinite("The query vector has a number that is not finite.")
         if live is not None and live.shape != (self.count,):
             raise ValueError(f"live has shape {live.shape}, not ({self.count},)")
