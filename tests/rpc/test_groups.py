@@ -112,7 +112,7 @@ def test_bulk_work_waits_until_a_search_has_ended() -> None:
     inside, leave, given_way = threading.Event(), threading.Event(), threading.Event()
 
     def search() -> None:
-        with traffic.search():
+        with traffic:
             inside.set()
             assert leave.wait(10)
 
@@ -137,7 +137,7 @@ def test_a_search_just_now_counts_and_one_of_long_ago_does_not() -> None:
     now = 100.0
     traffic = Traffic(lambda: now)
     assert not traffic.busy
-    with traffic.search():
+    with traffic:
         now += 10.0
         assert traffic.busy
     assert traffic.busy
@@ -147,7 +147,7 @@ def test_a_search_just_now_counts_and_one_of_long_ago_does_not() -> None:
 
 def test_bulk_work_goes_on_though_searches_never_end() -> None:
     traffic = Traffic()
-    with traffic.search():
+    with traffic:
         for _ in range(20):
             traffic.give_way(1.0)
 
@@ -164,7 +164,7 @@ def test_while_there_are_searches_a_message_is_taken_in_pieces(server: Server) -
     ]
     list(server.index.UploadItems(iter(sent), timeout=20))
     assert server.ingest.groups == [200]
-    with server.uploads._traffic.search():
+    with server.uploads._traffic:
         list(server.index.UploadItems(iter(sent), timeout=20))
     assert max(server.ingest.groups[1:]) == _PIECE_ITEMS
     assert sum(server.ingest.groups[1:]) == 200

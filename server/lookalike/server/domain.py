@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -308,9 +308,11 @@ NOT_JUDGED: Final = Judgement()
 # ---------------------------------------------------------------- answers
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One item that was found; `score` by the collection's metric, higher is closer."""
+class Match(NamedTuple):
+    """One item that was found; `score` by the collection's metric, higher is closer.
+
+    A tuple, which takes a third of the time to make that a frozen dataclass takes.
+    """
 
     item: Item
     score: float

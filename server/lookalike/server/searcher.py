@@ -202,7 +202,7 @@ class Searcher:
         except LookalikeError as error:
             return error
         matches = [
-            replace(match, judgement=judgement)
+            match._replace(judgement=judgement)
             for match, judgement in zip(answer.matches, found, strict=True)
         ]
         spent_ms = (time.monotonic() - began) * 1e3

@@ -21,13 +21,14 @@ class Threads(ThreadPoolExecutor):
         """Have a thread do it."""
         with self._counting:
             self.count += 1
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(self._done)
-        return future
+        return super().submit(self._run, fn, args, kwargs)
 
-    def _done(self, future: Future[Any]) -> None:
-        with self._counting:
-            self.count -= 1
+    def _run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            with self._counting:
+                self.count -= 1
 
 
 class AtOnce(ThreadPoolExecutor):

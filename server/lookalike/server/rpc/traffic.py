@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 
 from lookalike.backends.errors import LookalikeError
 from lookalike.server.domain import Answer, Query, SearchOptions
@@ -20,7 +20,7 @@ LEAST_REST_S = 0.0005
 
 
 class Traffic:
-    """Counts the searches under way. Any thread.
+    """Counts the searches under way: `with traffic:` is one. Any thread.
 
     A search crosses several threads of a Python server and needs the interpreter's lock on
     each; beside a thread that never lets go of it, it waits for that lock up to 5 ms each
@@ -32,8 +32,10 @@ class Traffic:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._none_left = threading.Condition(self._lock)
         self._searches = 0
+        self._resting = 0
         self._last = -RECENT_S
 
     @property
@@ -41,19 +43,21 @@ class Traffic:
         """Whether there is a search under way, or was one just now."""
         return self._searches > 0 or self._clock() - self._last < RECENT_S
 
-    @contextmanager
-    def search(self) -> Iterator[None]:
-        """Count a search while it is answered."""
-        with self._changed:
+    def __enter__(self) -> None:
+        with self._lock:
             self._searches += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._searches -= 1
-                self._last = self._clock()
-                if not self._searches:
-                    self._changed.notify_all()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._searches -= 1
+            self._last = self._clock()
+            if self._resting and not self._searches:
+                self._none_left.notify_all()
 
     def give_way(self, worked_s: float) -> None:
         """Rest as long as a piece of bulk work took, then wait until no search is under way.
@@ -63,8 +67,10 @@ class Traffic:
         if not self.busy:
             return
         time.sleep(min(max(worked_s, LEAST_REST_S), MOST_REST_S))
-        with self._changed:
-            self._changed.wait_for(lambda: not self._searches, MOST_WAIT_S)
+        with self._lock:
+            self._resting += 1
+            self._none_left.wait_for(lambda: not self._searches, MOST_WAIT_S)
+            self._resting -= 1
 
 
 class CountedSearcher:
@@ -77,7 +83,7 @@ class CountedSearcher:
     def search(
         self, collection: str, query: Query, options: SearchOptions, *, deadline: float | None
     ) -> Answer:
-        with self._traffic.search():
+        with self._traffic:
             return self._searcher.search(collection, query, options, deadline=deadline)
 
     def search_batch(
@@ -86,5 +92,5 @@ class CountedSearcher:
         *,
         deadline: float | None,
     ) -> list[Answer | LookalikeError]:
-        with self._traffic.search():
+        with self._traffic:
             return self._searcher.search_batch(requests, deadline=deadline)
