@@ -30,6 +30,7 @@ from lookalike.backends.errors import (
 )
 from lookalike.backends.testing.fakes import FakeEmbedder
 from lookalike.backends.types import Prepared, Vectors
+from lookalike.server import embed_queue
 from lookalike.server.domain import Embedded
 from lookalike.server.embed_queue import EmbedQueue
 
@@ -240,6 +241,69 @@ def test_uploads_are_not_starved_by_queries(queue: EmbedQueue, embedder: GatedEm
     wait(futures, PATIENCE_S)
     turn = [marks for _, marks in embedder.seen].index([500])
     assert 5 < turn <= 9, f"the upload had turn {turn} of {len(embedder.seen)}"
+
+
+# ------------------------------------------------------------------ company for uploads
+
+
+def test_uploads_wait_for_those_that_are_coming_and_go_in_fours(
+    queue: EmbedQueue, embedder: GatedEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_queue, "_COMPANY_S", 10 * PATIENCE_S)
+    embedder.open_wide()
+    with queue.coming():
+        futures = add(queue, 1, 2, 3, 4, bulk=True)
+        assert [first_value(f) for f in futures] == [1, 2, 3, 4]
+    assert [m for _, m in embedder.seen] == [[1, 2, 3, 4]]
+
+
+def test_an_upload_that_nobody_follows_is_computed_at_once(
+    queue: EmbedQueue, embedder: GatedEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_queue, "_COMPANY_S", 10 * PATIENCE_S)
+    embedder.open_wide()
+    with queue.coming():
+        (first,) = add(queue, 1, bulk=True)
+    assert first_value(first) == 1
+
+
+def test_a_query_does_not_wait_for_the_company_of_uploads(
+    queue: EmbedQueue, embedder: GatedEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_queue, "_COMPANY_S", 10 * PATIENCE_S)
+    embedder.open_wide()
+    with queue.coming():
+        (upload,) = add(queue, 1, bulk=True)
+        (query,) = add(queue, 2)
+        assert first_value(query) == 2
+        assert not upload.done()
+    assert first_value(upload) == 1
+
+
+def test_an_upload_does_not_wait_for_one_that_never_comes(
+    queue: EmbedQueue, embedder: GatedEmbedder
+) -> None:
+    embedder.open_wide()
+    with queue.coming():
+        (first,) = add(queue, 1, bulk=True)
+        assert first_value(first) == 1
+
+
+def test_an_upload_that_cannot_be_prepared_keeps_nobody_waiting(
+    queue: EmbedQueue, embedder: GatedEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_queue, "_COMPANY_S", 10 * PATIENCE_S)
+    embedder.open_wide()
+    first: list[Future[Embedded]] = []
+
+    def prepare() -> None:
+        with queue.coming():
+            first.extend(add(queue, 1, bulk=True))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        prepare()
+    assert first_value(first[0]) == 1
 
 
 # ------------------------------------------------------------------ patches

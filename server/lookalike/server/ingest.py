@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -46,7 +47,9 @@ from lookalike.server.ingest_tasks import (
 from lookalike.server.known_vectors import KnownVectors, of_known
 from lookalike.server.library import Library
 from lookalike.server.limits import Limits
+from lookalike.server.models import LoadedModel
 from lookalike.server.pictures import Pictures, with_exif
+from lookalike.server.vector_cache import Known
 
 _log = logging.getLogger(__name__)
 
@@ -205,10 +208,17 @@ class Ingest:
             return None
         model = None if task.vector is not None else collection.model()
         known = None if model is None else self._vectors.find(model, task.sha256)
-        retention = collection.record.config.retention
+        with nullcontext() if model is None or known or not task.call.bulk else model.coming():
+            return self._look(task, item.image, model, known)
+
+    def _look(
+        self, task: Task, data: bytes, model: LoadedModel | None, known: Known | None
+    ) -> Future[Embedded] | None:
+        """Look at a picture as far as its model and its collection need; have it embedded."""
+        retention = task.call.collection.record.config.retention
         picture = None
         if known is None or retention is not Retention.NONE:
-            picture = self._pictures.read(item.image, None if known is not None else model)
+            picture = self._pictures.read(data, None if known is not None else model)
             if retention is not Retention.NONE:
                 task.thumbnail = self._pictures.thumbnail(picture)
         seen = picture or known
@@ -217,14 +227,14 @@ class Ingest:
             width=seen.width,
             height=seen.height,
             media_type=seen.media_type,
-            size_bytes=len(item.image),
+            size_bytes=len(data),
             sha256=task.sha256,
             has_thumbnail=task.thumbnail is not None,
             has_original=retention is Retention.ORIGINAL,
         )
         call = task.call
         if call.exif is not ExifMode.NONE:
-            task.metadata = with_exif(item.metadata, item.image, seen.width, seen.height, call.exif)
+            task.metadata = with_exif(task.item.metadata, data, seen.width, seen.height, call.exif)
         if model is None:
             return None
         if known is not None:

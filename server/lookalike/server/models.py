@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from lookalike.backends import registry
@@ -77,6 +78,10 @@ class LoadedModel:
     def prepare(self, image: RgbImage) -> Prepared:
         """Do the work on a picture that needs no model, in the caller's thread."""
         return self._embedder.prepare(image)
+
+    def coming(self) -> AbstractContextManager[None]:
+        """Prepare an upload and submit it within; see `EmbedQueue.coming`."""
+        return self._queue.coming()
 
     def submit_image(
         self, prepared: Prepared, *, deadline: float | None, bulk: bool = False
