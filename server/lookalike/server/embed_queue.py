@@ -122,8 +122,8 @@ class EmbedQueue:
         self._patches = _Lane(self._embed_patches)
         self._bulk = _Lane(self._embed_images)
         self._queries = (self._images, self._texts, self._patches)
-        self._coming = 0
-        """Uploads that are being prepared."""
+        self._coming, self._company = 0, _COMPANY
+        """Uploads that are being prepared; how many that wait are worth a call meanwhile."""
         self._closing = False
         self._since_bulk = 0
         self._item_s = 0.0
@@ -220,6 +220,8 @@ class EmbedQueue:
             lane.waiting.append(waiting)
             if lane is not self._bulk:
                 self._pace.asked()
+            elif self._coming and 1 < len(lane.waiting) < self._company:
+                return  # the model's thread knows of the first, and waits for the others
             self._changed.notify()
 
     def _check_room(self, more: _Waiting) -> None:
@@ -272,9 +274,9 @@ class EmbedQueue:
         waiting = self._bulk.waiting
         if not waiting:
             return None
-        if not self._coming or len(waiting) >= min(_COMPANY, self._pace.most()):
-            return 0.0
-        return max(0.0, waiting[0].since + _COMPANY_S - time.monotonic())
+        self._company = min(_COMPANY, self._pace.most())
+        is_enough = not self._coming or len(waiting) >= self._company
+        return 0.0 if is_enough else max(0.0, waiting[0].since + _COMPANY_S - time.monotonic())
 
     def _take(self, lane: _Lane) -> list[_Waiting]:
         """Take up to a batch of those that still want an answer."""

@@ -31,9 +31,13 @@ def _margin(image: RgbImage) -> int:
     most = int(len(image) * _MOST)
     if not most:
         return 0
-    first = np.sort(image[0].astype(np.int16), axis=0)
+    first = np.sort(image[0], axis=0)
     count = len(first)
-    twice = np.tile(first[(count - 1) // 2] + first[count // 2], count)  # the median
+    upper, lower = first[count - count // 2 :], first[: count // 2]
+    if int(upper.sum()) - int(lower.sum()) > _EVEN * first.size:  # distances to the median
+        return 0
+    middle = first[(count - 1) // 2].astype(np.int16) + first[count // 2]
+    twice = np.tile(middle, count)
     for start in range(0, most, _ROWS):
         rows = image[start : min(start + _ROWS, most)].astype(np.int16, order="C")
         away = np.abs(2 * rows.reshape(-1, 3 * count) - twice).sum(axis=1, dtype=np.int32)
