@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lookalike.backends.embed._builtin import BuiltinEmbedder
+from lookalike.backends.embed._descriptors import BINS, CELLS, Company, EdgeLayout
 from lookalike.backends.embed._form import SIDE, Form
 from lookalike.backends.embed._frame import without_margins
 from lookalike.backends.embed._resize import squeeze
@@ -78,6 +79,44 @@ def test_a_mirror_does_not_change_the_form(pictures: list[RgbImage]) -> None:
         here, there = form(squeeze(picture, SIDE)), form(squeeze(mirrored, SIDE))
         assert here.shape == (Form.dim,)
         assert cosines(here[None], there[None])[0] > 0.9999
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_mirror_image_is_as_it_would_be_described(whole: bool) -> None:
+    rng = np.random.default_rng(SEED)
+    fine, coarse = rng.random((2, BINS, CELLS, CELLS), np.float32)
+    lab = rng.random((3, CELLS, CELLS), np.float32) - np.float32(0.5)
+    turned = [(BINS // 2 - bin_) % BINS for bin_ in range(BINS)]
+    there = [fine[turned, :, ::-1], coarse[turned, :, ::-1], lab[:, :, ::-1]]
+    if whole:
+        own, mirrored = Company()(fine, coarse, lab), Company()(*there)
+        places, signs = Company().mirror()
+    else:
+        own, mirrored = EdgeLayout()(fine), EdgeLayout()(there[0])
+        places, signs = EdgeLayout().mirror()
+    assert not np.allclose(own, mirrored, atol=1e-2)
+    np.testing.assert_allclose(signs * own[places], mirrored, atol=1e-4)
+
+
+def _margin_by_its_definition(picture: RgbImage) -> int:
+    colour = np.median(picture[0], axis=0)
+    most = len(picture) // 3
+    for i in range(most):
+        if np.abs(picture[i] - colour).mean() > 4.0:
+            return i
+    return most
+
+
+def test_margins_end_where_their_definition_says() -> None:
+    rng = np.random.default_rng(SEED)
+    for _ in range(200):
+        height, width = rng.integers(1, 90, 2)
+        noise = rng.integers(0, rng.choice([2, 9, 17, 19, 256]), (height, width, 3))
+        picture = (noise + np.uint8(rng.integers(0, 200))).clip(0, 255).astype(np.uint8)
+        picture[rng.integers(0, height) :] = rng.integers(0, 256, 3)
+        top = _margin_by_its_definition(picture)
+        bottom = _margin_by_its_definition(picture[::-1])
+        assert len(without_margins(picture)) == height - top - bottom
 
 
 def test_the_file_is_small_and_the_vectors_are_as_long_as_promised(
