@@ -8,6 +8,10 @@ they are due. Then 80 % of the peak, then three times the peak, then 80 % again;
 peers beside 30 % of it. "pictures": queries are JPEGs of 320 x 240, embedded by the builtin
 model; "vectors": queries are vectors of 512. With --cores, the server and the caller each
 have a core of their own.
+
+With --check it exits with 0 if every bar was reached, 1 if one was missed, and 2 if a part
+was no fair trial: the caller had no processor left, or others kept both from theirs, so
+that what it timed was not the server.
 """
 
 from __future__ import annotations
@@ -38,6 +42,14 @@ from lookalike.v1 import types_pb2
 COLLECTION = "bench"
 OVERLOAD = 3.0
 _STREAMS, _UPLOADS, _IDLE = 200, 200, 1000
+_MAY_STAY = 18
+"""Of the slow peers, as many streams as one caller may hold: 12 uploads, 6 calls that last."""
+_PARTS = ("80 %", "3x", "80 % after", "alone", "beside slow peers")
+_MOST_LATE_MS = 50.0
+"""The load may leave so late, once; a bar in milliseconds says nothing beyond that."""
+_MOST_CALLER = 0.9
+"""Of a core, for the caller; one that has no more hears of answers late."""
+_MISSED, _UNFAIR = 1, 2
 
 
 @dataclass
@@ -244,7 +256,27 @@ def missed(found: dict[str, Any]) -> list[str]:
         if set(beside["codes"]) != {"OK"}:
             out.append(f"beside slow peers: {beside['codes']}, wanted OK alone")
         bar("p99 beside slow peers, ms", beside["answered_p99_ms"], 2 * alone["answered_p99_ms"])
+        bar("slow peers that were not ended", _STREAMS + _UPLOADS - _ended(found), _MAY_STAY)
         bar("memory for slow peers, MiB", beside["rss_mib"][1] - beside["rss_mib"][0], 300)
+    return out
+
+
+def _ended(found: dict[str, Any]) -> int:
+    """Return how many slow peers the server ended; 0 if they did not come to tell."""
+    words = found["slow peers"][-1].split()
+    return int(words[1]) if len(words) == 2 else 0
+
+
+def unfair(found: dict[str, Any]) -> list[str]:
+    """Name each part in which the times are not those of the server."""
+    out: list[str] = []
+    for name in _PARTS:
+        if (part := found.get(name)) is None:
+            continue
+        if part["late_max_ms"] > _MOST_LATE_MS:
+            out.append(f"{name}: the load left {part['late_max_ms']:.0f} ms late")
+        if part["caller_cpu_share"] > _MOST_CALLER:
+            out.append(f"{name}: the caller took {part['caller_cpu_share']:.0%} of a core")
     return out
 
 
@@ -272,13 +304,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = measure(bench, args)
         finally:
             bench.server.stop()
-    found["missed"] = missed(found)
+    found["missed"], found["unfair"] = missed(found), unfair(found)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
     for line in found["missed"]:
         print(f"MISSED {line}")
+    for line in found["unfair"]:
+        print(f"UNFAIR {line}")
     print(f"peak {found['peak_per_s']:.0f}/s, finished {time.strftime('%H:%M:%S')}")
-    return 1 if args.check and found["missed"] else 0
+    if not args.check:
+        return 0
+    return _UNFAIR if found["unfair"] else _MISSED if found["missed"] else 0
 
 
 if __name__ == "__main__":
