@@ -124,6 +124,14 @@ class Hits:
         """True if no query has fewer hits than the answer is wide."""
         return not self.ids.shape[1] or min(self.ids[:, -1].tolist(), default=0) >= 0
 
+    @property
+    def spread(self) -> float:
+        """Return the greatest score without its sign; infinite where there is none."""
+        if not self.scores.shape[1]:
+            return 0.0
+        ends = [*self.scores[:, 0].tolist(), *self.scores[:, -1].tolist()]
+        return max(map(abs, ends), default=0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:

@@ -146,7 +146,7 @@ class Part:
         else:
             hits = self._search_chosen(queries, k, metric, chosen, params)
         ids, scores = self.segment.keys[hits.ids], hits.scores
-        if metric is Metric.COSINE:  # rounding may have passed the ends
+        if metric is Metric.COSINE and hits.spread > 1.0:  # rounding has passed the ends
             scores = np.maximum(np.minimum(scores, 1.0), -1.0)
         if not hits.filled:
             none = hits.ids < 0

@@ -100,12 +100,9 @@ class ExactSearch:
 
     def fits_float32(self, queries: Vectors) -> bool:
         """Tell whether no product of these queries can overflow float32."""
-        # of all together, then of the longest
-        return self._fits(math.sqrt(sum_of_squares(queries))) or self._fits(
-            float(_lengths(queries).max(initial=0))
-        )
-
-    def _fits(self, length: float) -> bool:
+        length = math.sqrt(sum_of_squares(queries))  # of all of them together
+        if not length < 1e15:
+            length = float(_lengths(queries).max(initial=0))
         return (length + self.longest) * max(length, self.longest) < FLOAT32_SAFE
 
     @property
@@ -339,6 +336,9 @@ def rerank(metric: Metric, queries: Vectors, vectors: Vectors, rows: Rows, k: in
         found = rows[0]
         wide = vectors[found].astype(np.float64)
         scores = _narrowed(metric, _wide_scores(metric, wide, queries[0].astype(np.float64)))
+        values = scores.tolist()
+        if k == len(values) and sorted(set(values), reverse=True) == values:
+            return Hits(rows, scores[None])  # in order already, as nearly always
         order = np.lexsort((found, -scores))[:k]
         return Hits(found[None, order], scores[None, order])
     if metric is Metric.COSINE and rows.shape[1] >= FEW_OF * k:
