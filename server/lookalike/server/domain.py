@@ -309,10 +309,7 @@ NOT_JUDGED: Final = Judgement()
 
 
 class Match(NamedTuple):
-    """One item that was found; `score` by the collection's metric, higher is closer.
-
-    A tuple, which takes a third of the time to make that a frozen dataclass takes.
-    """
+    """One item that was found; `score` by the collection's metric, higher is closer."""
 
     item: Item
     score: float
