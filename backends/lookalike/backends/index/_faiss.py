@@ -32,6 +32,7 @@ from lookalike.backends.index._faiss_make import (
     create,
     is_plain_graph,
     omp_threads,
+    plain_graph_vectors,
     read,
     train,
     training_part,
@@ -48,6 +49,7 @@ from lookalike.backends.index._measure import (
     raise_until_good,
     rising,
 )
+from lookalike.backends.index._pages import on_large_pages
 from lookalike.backends.index._params import DEFAULT_EF_SEARCH
 from lookalike.backends.index._plan import Kind, Plan, check, plan
 from lookalike.backends.index._threads import in_parts
@@ -132,6 +134,8 @@ class FaissIndex(VectorIndex):
             inner.add(np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32))
         report("measuring", 0, count)
         index._inner = inner
+        if is_plain_graph(inner):
+            on_large_pages(plain_graph_vectors(inner))
         index._tuned = index._tune()
         report("measuring", count, count)
         return index

@@ -11,6 +11,7 @@ import faiss as typed_faiss
 import numpy as np
 
 from lookalike.backends.errors import IndexSpecInvalid
+from lookalike.backends.index._pages import on_large_pages
 from lookalike.backends.index._params import DEFAULT_EF_CONSTRUCTION
 from lookalike.backends.index._plan import Plan
 from lookalike.backends.types import HnswParams, IndexSpec, Metric, Vectors
@@ -107,6 +108,13 @@ def is_plain_graph(inner: Any) -> bool:
     return isinstance(inner, faiss.IndexHNSWFlat)
 
 
+def plain_graph_vectors(inner: Any) -> Vectors:
+    """Return the vectors that such a graph holds, (n, dim), in place: for as long as it lives."""
+    flat = faiss.downcast_index(inner.storage)
+    held: Vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
+    return held.reshape(flat.ntotal, flat.d)
+
+
 def read(path: Path, vectors: Vectors, metric: Metric) -> Any:
     try:
         inner = faiss.read_index(str(path))
@@ -125,4 +133,5 @@ def read(path: Path, vectors: Vectors, metric: Metric) -> Any:
         inner.storage = storage
         inner.own_fields = True
         storage.this.disown()
+        on_large_pages(plain_graph_vectors(inner))
     return inner
