@@ -141,15 +141,10 @@ def test_no_harm_to_a_file_is_answered_with(
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_harm_of_many_is_answered_with(
-    kind: str,
-    states: Path,
-    judge: Judge,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, states: Path, judge: Judge, tmp_path: Path
 ) -> None:
     flips = int(os.environ.get("PROVE_DAMAGE", "200"))
     chosen = damage.cases(kind, states, random.Random(f"{SEED} {kind}"), flips)
     outcomes, wrong = run(chosen, states, judge, tmp_path)
-    with capsys.disabled():
-        print(f"\nPROVE_SEED={SEED}: {dict(outcomes)}")
+    print(f"PROVE_SEED={SEED}: {dict(outcomes)}")
     assert not wrong, wrong

@@ -45,22 +45,19 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
 
 @pytest.mark.prove
 @pytest.mark.timeout(7200)
-def test_what_was_acknowledged_survives_many_kills(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_acknowledged_survives_many_kills(tmp_path: Path) -> None:
     kills = int(os.environ.get("PROVE_KILLS", "250"))
     with KillLoop(tmp_path, SEED) as loop:
         while loop.tally.kills < kills:
             loop.run()
         loop.compare()
         loop.verify()
-    with capsys.disabled():
-        print(f"\nPROVE_SEED={SEED}: {loop.tally}")
+    print(f"PROVE_SEED={SEED}: {loop.tally}")
 
 
 @pytest.mark.prove
 @pytest.mark.timeout(7200)
-def test_every_crash_point_is_survived(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_crash_point_is_survived(tmp_path: Path) -> None:
     wanted = int(os.environ.get("PROVE_POINT_KILLS", "10"))
     with KillLoop(tmp_path, SEED) as loop:
         loop.run()
@@ -69,7 +66,6 @@ def test_every_crash_point_is_survived(tmp_path: Path, capsys: pytest.CaptureFix
                 if loop.tally.points[point] < wanted:
                     loop.run(point)
         loop.compare()
-    with capsys.disabled():
-        print(f"\nPROVE_SEED={SEED}: {loop.tally}", loop.tally.table(), sep="\n")
+    print(f"PROVE_SEED={SEED}: {loop.tally}", loop.tally.table(), sep="\n")
     few = {point: loop.tally.points[point] for point in POINTS}
     assert min(few.values()) >= wanted, few
