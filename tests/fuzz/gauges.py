@@ -137,7 +137,7 @@ class Gauges:
         return {
             name: count - self._rest.get(name, 0)
             for name, count in found.items()
-            if name != "cpu_s" and count != self._rest.get(name, 0)
+            if name != "cpu_s" and count > self._rest.get(name, 0)
         }
 
     def await_quiet(self, within_s: float, window_s: float = 0.03, busy: float = 0.4) -> float:
