@@ -16,8 +16,9 @@ from fuzz.outside import MIB, Control, Outside, server
 SHORT = 10
 LONG = 200
 MOST_MEANWHILE = 400 * MIB
-MOST_AFTER = 64 * MIB
-"""Over all floods together."""
+MOST_AFTER = 96 * MIB
+"""Over all floods together: the allocator keeps 16 MiB in each of its four arenas, full of
+holes or not (heap.py), which took 64.2 once with both processors busy."""
 MOST_THREADS = 192
 """gRPC's pool makes them when it first needs them, and keeps them."""
 CALM_S = 20.0
