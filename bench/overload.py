@@ -4,8 +4,10 @@
         [--count 2000] [--cores SERVER,CALLER] [--no-peers] [--json FILE] [--check]
 
 Finds the peak: the greatest rate of answers under open-loop load, where calls leave when
-they are due. Then 80 % of the peak, then three times the peak, then 80 % again; then slow
-peers beside 30 % of it. "pictures": queries are JPEGs of 320 x 240, embedded by the builtin
+they are due. Then 80 % of the peak, the peak itself, three times the peak for --seconds,
+and again the peak and 80 %; then slow peers beside 30 % of it. A machine that others share
+is faster at one time than at another: three times the peak is compared with what stood
+before and after it, taken together. "pictures": queries are JPEGs of 320 x 240, embedded by the builtin
 model; "vectors": queries are vectors of 512. With --cores, the server and the caller each
 have a core of their own.
 
@@ -44,7 +46,7 @@ OVERLOAD = 3.0
 _STREAMS, _UPLOADS, _IDLE = 200, 200, 1000
 _MAY_STAY = 18
 """Of the slow peers, as many streams as one caller may hold: 12 uploads, 6 calls that last."""
-_PARTS = ("80 %", "3x", "80 % after", "alone", "beside slow peers")
+_PARTS = ("80 %", "peak", "3x", "peak after", "80 % after", "alone", "beside slow peers")
 _MOST_LATE_MS = 50.0
 """The load may leave so late, once; a bar in milliseconds says nothing beyond that."""
 _MOST_CALLER = 0.9
@@ -214,10 +216,16 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": args.kind}
     bench.run(50, 2)
     found["peak_per_s"] = peak = bench.peak()
-    parts = {"80 %": 0.8 * peak, "3x": OVERLOAD * peak, "80 % after": 0.8 * peak}
-    for name, rate in parts.items():
+    shares = {"80 %": 0.8, "peak": 1.0, "3x": OVERLOAD, "peak after": 1.0, "80 % after": 0.8}
+    calm_ms: list[float] = []
+    for name, share in shares.items():
         seconds = args.seconds if name == "3x" else min(args.seconds, 20)
-        found[name] = _say(name, bench.run(rate, seconds))
+        run = bench.run(share * peak, seconds)
+        found[name] = _say(name, run)
+        calm_ms += run.seen.answered_ms if share < 1 else []
+    found["answered_p99_ms_at_80_%"] = round(percentile(calm_ms, 0.99), 2)
+    around = [found[name]["goodput_per_s"] for name in ("peak", "peak after")]
+    found["goodput_around_3x_per_s"] = round(sum(around) / 2, 1)
     if args.peers:
         found["alone"] = _say("30 % alone", bench.run(0.3 * peak, args.peers_s))
         with bench.slow_peers(args.peers_s + 35) as said:
@@ -241,15 +249,16 @@ def missed(found: dict[str, Any]) -> list[str]:
         if value > most:
             out.append(f"{what}: {value:.1f}, wanted at most {most:.1f}")
 
-    calm, over = found["80 %"], found["3x"]
+    over, calm_ms = found["3x"], found["answered_p99_ms_at_80_%"]
     codes = set(over["codes"]) - {"OK", "RESOURCE_EXHAUSTED"}
     if codes:
         out.append(f"refused with {sorted(codes)}, wanted RESOURCE_EXHAUSTED alone")
     bar("refusals without RetryInfo", over["without_retry"], 0)
     bar("p99 of refusals, ms", over["refused_p99_ms"], 50)
-    bar("p99 of answers, ms", over["answered_p99_ms"], 2 * calm["answered_p99_ms"])
+    bar("p99 of answers, ms", over["answered_p99_ms"], 2 * calm_ms)
     bar("health, ms", over["health_max_ms"], 100)
-    bar("share of the peak that is lost", 1 - over["goodput_per_s"] / found["peak_per_s"], 0.1)
+    lost = 1 - over["goodput_per_s"] / found["goodput_around_3x_per_s"]
+    bar("share of the answers at the peak that are lost", lost, 0.1)
     bar("memory more than before, MiB", over["rss_mib"][1] - over["rss_mib"][0], 64)
     if "alone" in found:
         alone, beside = found["alone"], found["beside slow peers"]

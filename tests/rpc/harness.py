@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from lookalike.backends.types import IndexSpec
+from lookalike.server.admission import Admission
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.access import AccessGuard, Keys
 from lookalike.server.rpc.embed import EmbedService
@@ -101,7 +102,13 @@ def serving(
     ]
     if keys is not None:
         guards.insert(0, AccessGuard(keys, scopes(SERVICES), jobs))
-    reception = Reception(limits, calls, times, Peers(keys)) if times else None
+    reception = (
+        Reception(
+            limits, Admission(calls, "searches", wait_s=times.max_wait_s), calls, times, Peers(keys)
+        )
+        if times
+        else None
+    )
     if reception is not None:
         guards.insert(0, reception)
     server = grpc.server(

@@ -72,3 +72,6 @@ def test_threads_end_when_they_are_let_go() -> None:
     ended.set()
     thread.join(10)
     assert not thread.is_alive()
+    with pytest.raises(RuntimeError, match="shut down"):
+        threads.submit(int)
+    assert not threads._started

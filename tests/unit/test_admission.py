@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def fill(admission: Admission) -> None:
         admission.enter()
 
 
-@pytest.mark.parametrize(("call_s", "limit"), [(0.001, 20), (0.002, 10), (0.0001, 64), (0.1, 4)])
+@pytest.mark.parametrize(("call_s", "limit"), [(0.001, 20), (0.002, 10), (0.0001, 64), (0.1, 2)])
 def test_as_many_are_let_in_as_are_answered_in_the_time_to_wait(call_s: float, limit: int) -> None:
     clock = Clock()
     admission = Admission(64, "searches", wait_s=0.02, clock=clock)
@@ -87,11 +88,13 @@ def test_callers_who_wait_for_their_answers_are_never_refused() -> None:
         admission.leave(waiting.pop(0))
         waiting.append(admission.enter())
     assert admission.limit == 64
+    assert admission.patience_s == math.inf
     for _ in range(4):
         waiting.append(admission.enter())
     with pytest.raises(Overloaded):
         admission.enter()
-    assert admission.limit == 4, "now there are more than can be answered"
+    assert admission.limit == 2, "now there are more than can be answered"
+    assert admission.patience_s == pytest.approx(0.04), "and who came in before may wait so long"
     for entered in waiting:
         admission.leave(entered)
     clock.now += 1.5

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from lookalike.backends.errors import Overloaded
 from lookalike.server.work_pool import WorkPool
 
 PATIENCE_S = 20.0
@@ -77,4 +80,29 @@ def test_work_that_fails_gives_its_place_back() -> None:
             pool.submit(lambda: 1 / 0, bulk=True).exception(PATIENCE_S), ZeroDivisionError
         )
     assert pool.submit(lambda: 1, bulk=True).result(PATIENCE_S) == 1
+    pool.close()
+
+
+def test_who_waited_too_long_is_refused_when_its_turn_comes_and_bulk_work_is_not(
+    gate: Gate,
+) -> None:
+    patience_s = math.inf
+    pool = WorkPool(2, max_waiting=8, name="test", patience_s=lambda: patience_s)
+    running = [pool.submit(gate) for _ in range(2)]
+    for _ in running:
+        assert gate.running.acquire(timeout=PATIENCE_S)
+    ran: list[str] = []
+    late = [pool.submit(lambda: ran.append("late")) for _ in range(3)]
+    bulk = pool.submit(lambda: ran.append("bulk"), bulk=True)
+    time.sleep(0.02)
+    patience_s = 0.01
+    gate.open.set()
+    for one in late:
+        with pytest.raises(Overloaded, match="waited for") as caught:
+            one.result(PATIENCE_S)
+        assert caught.value.retry_after_s
+    bulk.result(PATIENCE_S)
+    patience_s = math.inf
+    assert pool.submit(lambda: 42).result(PATIENCE_S) == 42
+    assert ran == ["bulk"]
     pool.close()

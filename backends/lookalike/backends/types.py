@@ -6,6 +6,7 @@ under every metric: cosine in [-1, 1], inner product, minus squared distance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -155,6 +156,11 @@ def sum_of_squares(vectors: Vectors) -> float:
     other ways take 2 to 3, and let go of the interpreter's lock once instead of twice.
     """
     return float(np.vdot(vectors, vectors))
+
+
+def all_finite(vectors: Vectors) -> bool:
+    """Tell whether every number is finite."""
+    return math.isfinite(sum_of_squares(vectors)) or bool(np.isfinite(vectors).all())
 
 
 def normalize(vectors: Vectors) -> Vectors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -75,8 +76,9 @@ class Admission:
     as many are let in as are answered in `wait_s` seconds, or in twice the time that a call
     takes alone if that is longer; by the rate at which calls are answered while there are
     enough of them. So whoever is let in then waits no longer than that, and whoever is not
-    is refused at once, and told when those before it will be done. Without `wait_s` there
-    are always `most`. Any thread; `with admission:` is a call without a deadline.
+    is refused at once, and told when those before it will be done. Those who came in before
+    it was known that there are too many should not wait longer than `patience_s`; who has
+    the work they wait for looks at that. Without `wait_s` there are always `most`. Any thread; `with admission:` is a call without a deadline.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Admission:
         what: str,
         *,
         wait_s: float | None = None,
-        least: int = 4,
+        least: int = 2,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most = most
@@ -107,6 +109,13 @@ class Admission:
     def limit(self) -> int:
         """As many as may be in now."""
         return self._soon if self._clock() - self._refused_at < _CALM_S else self._most
+
+    @property
+    def patience_s(self) -> float:
+        """How long one that was let in may wait for its turn; without end while nobody is
+        refused, then twice as long as those before it should have taken."""
+        is_calm = self._wait_s is None or self._clock() - self._refused_at >= _CALM_S
+        return math.inf if is_calm else 2 * self._soon_s
 
     @property
     def per_s(self) -> float:
@@ -159,11 +168,14 @@ class Admission:
             why = f" They take longer than the {(deadline - now) * 1e3:.0f} ms left."
             raise self._refusal(self.count, why)
 
+    @property
+    def _soon_s(self) -> float:
+        return max(self._wait_s or 0.0, 2 * self._alone_s)
+
     def _adapt(self) -> None:
         per_s = self._pace.per_s
         if self._wait_s is not None and per_s:
-            soon_s = max(self._wait_s, 2 * self._alone_s)
-            self._soon = min(max(self._least, int(soon_s * per_s)), self._most)
+            self._soon = min(max(self._least, int(self._soon_s * per_s)), self._most)
 
     def _refusal(self, here: int, why: str = "") -> Overloaded:
         self._refused_at = self._clock()

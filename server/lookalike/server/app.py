@@ -15,6 +15,7 @@ from lookalike.backends.errors import FailedPrecondition, LookalikeError
 from lookalike.backends.files import Files, NoFiles
 from lookalike.backends.index import auto
 from lookalike.backends.registry import engines, indexes
+from lookalike.server.admission import Admission
 from lookalike.server.backup import Backups
 from lookalike.server.coming import Coming
 from lookalike.server.config import Config, is_loopback
@@ -146,11 +147,14 @@ class App:
         files = NoFiles() if config.data.read_only else LeavingFiles(config.data.min_free_bytes)
         store = self._open_store(files)
         self._closing.callback(store.close)
-        domain, library = self._compose(store, files, models)
+        threads, times = config.server.threads, _times(config.server)
+        searches = Admission(threads, "searches", wait_s=times.max_wait_s)
+        domain, library = self._compose(store, files, models, searches)
         front = self._front = Front(
             domain,
-            threads=config.server.threads,
-            times=_times(config.server),
+            searches,
+            threads=threads,
+            times=times,
             keys=keys,
             credentials=tls.credentials() if tls is not None else None,
             shares_address=coming.shares_address,
@@ -239,7 +243,9 @@ class App:
         except LookalikeError as error:  # goes to the operator, who is helped by the path
             raise type(error)(f"{folder}: {error.message}") from error
 
-    def _compose(self, store: Store, files: Files, models: Models) -> tuple[Domain, Library]:
+    def _compose(
+        self, store: Store, files: Files, models: Models, searches: Admission
+    ) -> tuple[Domain, Library]:
         """Build the domain. What is built last is closed first, but for the library.
 
         Items that are on their way through pictures and models end in the library, so
@@ -261,7 +267,7 @@ class App:
         closing.callback(library.close)
         closing.callback(models.close)
         auto.check(default_index, models.get("").dim)
-        pictures = self._pictures(models)
+        pictures = self._pictures(models, searches)
         embedding, judge = Embedding(models, pictures, vectors), Judge()
         jobs = Jobs(library, store, Reembed(store, models, pictures), clock=self._clock)
         closing.callback(jobs.close)
@@ -302,11 +308,17 @@ class App:
         self._closing.callback(vectors.close)
         return vectors
 
-    def _pictures(self, models: Models) -> Pictures:
+    def _pictures(self, models: Models, searches: Admission) -> Pictures:
         """Start the readers of pictures: one for each core, and one more."""
         cores = len(os.sched_getaffinity(0))
         decode, hold = self._decoder(cores), models.have_enough
-        pictures = Pictures(self._config.limits, threads=cores, decode=decode, hold=hold)
+        pictures = Pictures(
+            self._config.limits,
+            threads=cores,
+            decode=decode,
+            hold=hold,
+            patience_s=lambda: searches.patience_s,
+        )
         self._closing.callback(pictures.close)
         return pictures
 

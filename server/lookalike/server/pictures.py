@@ -41,6 +41,7 @@ class Pictures:
         threads: int,
         decode: Decode = decode,
         hold: Callable[[], bool] = lambda: False,
+        patience_s: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._limits = limits
         self._decode = decode
@@ -50,6 +51,7 @@ class Pictures:
             max_bytes=limits.embed_queue_bytes,
             name="picture",
             hold=hold,
+            patience_s=patience_s,
         )
 
     def submit(

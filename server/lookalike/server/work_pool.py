@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ class _Work(NamedTuple, Generic[T]):
     future: Future[T]
     deadline: float | None
     size: int
+    since: float
 
 
 class WorkPool:
@@ -35,7 +37,8 @@ class WorkPool:
     The interactive queue is bounded by `max_waiting` and `max_bytes`, and refuses what
     exceeds them, or would have its turn when its time is over; the bulk queue is bounded by those who fill it (upload windows). Bulk
     work starts only while no interactive work waits, on all threads but one, which
-    is kept free for interactive work, and not while `hold` says so.
+    is kept free for interactive work, and not while `hold` says so. Interactive work whose
+    turn comes after more than `patience_s()` is refused then.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class WorkPool:
         max_bytes: int = _MANY_BYTES,
         name: str,
         hold: Callable[[], bool] = lambda: False,
+        patience_s: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._max_waiting = max_waiting
         self._max_bytes = max_bytes
@@ -55,6 +59,7 @@ class WorkPool:
         """Seconds that a piece of interactive work takes, the newest weighing most."""
         self._spread = Spread()
         self._hold = hold
+        self._patience_s = patience_s
         self._bulk_threads = max(1, threads - 1)
         self._in_bulk = 0
         self._interactive: deque[_Work[object]] = deque()
@@ -82,7 +87,7 @@ class WorkPool:
         too much interactive work waits, Draining after close.
         """
         future: Future[T] = Future()
-        work = _Work(call, future, deadline, size)
+        work = _Work(call, future, deadline, size, time.monotonic())
         with self._changed:
             if self._closed:
                 raise Draining("The server is going down; try again when it is back.")
@@ -110,6 +115,15 @@ class WorkPool:
                 limit=self._max_waiting,
             )
 
+    def _waited_too_long(self, work: _Work[object]) -> Overloaded:
+        waited_s = time.monotonic() - work.since
+        retry_after_s = self._spread.of(waited_s)
+        return Overloaded(
+            f"More pictures came than can be read; this one waited for {waited_s * 1e3:.0f} ms. "
+            f"Try again in {retry_after_s * 1e3:.0f} ms.",
+            retry_after_s=retry_after_s,
+        )
+
     def close(self) -> None:
         """Refuse what waits, finish what runs, join the threads."""
         with self._changed:
@@ -128,7 +142,7 @@ class WorkPool:
         while (taken := self._next()) is not None:
             work, is_bulk = taken
             began = time.monotonic()
-            self._do(work)
+            self._do(work, is_bulk=is_bulk)
             spent = time.monotonic() - began
             del work, taken
             if not is_bulk:
@@ -138,11 +152,14 @@ class WorkPool:
                 with self._changed:
                     self._in_bulk -= 1
 
-    def _do(self, work: _Work[object]) -> None:
+    def _do(self, work: _Work[object], *, is_bulk: bool) -> None:
         if not work.future.set_running_or_notify_cancel():
             return
         if is_over(work.deadline):
             work.future.set_exception(over(work.deadline, "while the picture waited to be read"))
+            return
+        if not is_bulk and time.monotonic() - work.since > self._patience_s():
+            work.future.set_exception(self._waited_too_long(work))
             return
         try:
             result = work.call()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Self, final
@@ -17,7 +16,7 @@ from lookalike.backends.types import (
     Progress,
     SearchParams,
     Vectors,
-    sum_of_squares,
+    all_finite,
 )
 
 
@@ -107,7 +106,7 @@ class VectorIndex(ABC):
                 expected=self.dim,
                 actual=queries.shape[-1],
             )
-        if not (math.isfinite(sum_of_squares(queries)) or np.isfinite(queries).all()):
+        if not all_finite(queries):
             raise VectorNotFinite("The query vector has a number that is not finite.")
         if live is not None and live.shape != (self.count,):
             raise ValueError(f"live has shape {live.shape}, not ({self.count},)")

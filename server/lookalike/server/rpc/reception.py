@@ -59,10 +59,13 @@ class Reception(grpc.ServerInterceptor):
     Searches, other calls, calls that last, and health checks have threads of their own.
     """
 
-    def __init__(self, limits: Limits, threads: int, times: Times, peers: Peers) -> None:
+    def __init__(
+        self, limits: Limits, searches: Admission, threads: int, times: Times, peers: Peers
+    ) -> None:
+        """`searches`: who of those who search is let in."""
         lasting = limits.max_uploads + limits.max_search_streams + limits.max_lasting_calls
         self.watch = Watch()
-        self.searches = Admission(threads, "searches", wait_s=times.max_wait_s)
+        self.searches = searches
         self._batches = Admission(threads, "batches of searches", wait_s=times.max_wait_s)
         self._times = times
         self._peers = peers

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from lookalike.backends.errors import FailedPrecondition
 from lookalike.backends.types import IndexSpec
+from lookalike.server.admission import Admission
 from lookalike.server.limits import Limits
 from lookalike.server.rpc.access import AccessGuard, Keys
 from lookalike.server.rpc.admin import AdminService
@@ -122,6 +123,7 @@ class Front:
     def __init__(
         self,
         domain: Domain,
+        searches: Admission,
         *,
         threads: int,
         times: Times,
@@ -129,7 +131,9 @@ class Front:
         credentials: grpc.ServerCredentials | None = None,
         shares_address: bool = False,
     ) -> None:
-        """With `keys`, callers need one; with `credentials`, they speak TLS.
+        """`searches`: who of those who search is let in.
+
+        With `keys`, callers need one; with `credentials`, they speak TLS.
 
         `shares_address`: another process of this user still listens there, and allows it.
         Raises Internal if a method declares no scope.
@@ -138,7 +142,7 @@ class Front:
         self._keys, self._credentials = keys, credentials
         declared = scopes(_SERVICES)
         access = [] if keys is None else [AccessGuard(keys, declared, domain.jobs)]
-        self._reception = Reception(limits, threads, times, Peers(keys))
+        self._reception = Reception(limits, searches, threads, times, Peers(keys))
         self._health = Health(self._reception.for_watchers)
         self._traffic = Traffic()
         self._uploads = Uploads(

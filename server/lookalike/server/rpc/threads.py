@@ -17,6 +17,7 @@ class Threads(ThreadPoolExecutor):
 
     It hands a call over and no more: nobody asks gRPC's calls for a result. Futures, with a
     condition each, and the counting of idle threads were 70 of 600 Python calls of a search.
+    It is an executor by name alone, since gRPC takes nothing else for threads of a handler.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -27,21 +28,27 @@ class Threads(ThreadPoolExecutor):
         self._counting = threading.Lock()
         self._calls: SimpleQueue[_Handed | None] = SimpleQueue()
         self._started: list[threading.Thread] = []
+        self._is_shut = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Have a thread do it; what is returned only knows `add_done_callback`."""
+        """Have a thread do it; what is returned only knows `add_done_callback`.
+
+        Raises RuntimeError after `shutdown`.
+        """
         call = _Handed(fn, args, kwargs)
         with self._counting:
+            if self._is_shut:
+                raise RuntimeError("no more calls: the threads were shut down")
             if len(self._started) < min(self.count + 1, self.most):
                 self._start()
             self.count += 1
-        self._calls.put(call)
+            self._calls.put(call)
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let the threads end when all that they were given is done."""
         with self._counting:
-            threads, self._started = self._started, []
+            threads, self._started, self._is_shut = self._started, [], True
         for _ in threads:
             self._calls.put(None)
         for thread in threads if wait else ():

@@ -7,13 +7,12 @@ floats. Taking that block as it is costs about 1 us for 512 numbers, where
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lookalike.backends.errors import DimensionMismatch, LookalikeError, VectorNotFinite
-from lookalike.backends.types import sum_of_squares
+from lookalike.backends.types import all_finite
 from lookalike.server.domain import Vector
 from lookalike.server.limits import Limits
 from lookalike.v1 import types_pb2
@@ -33,7 +32,7 @@ def read_vector(message: types_pb2.Vector, limits: Limits, field: str) -> Vector
             field=field,
             actual=vector.size,
         )
-    if not (math.isfinite(sum_of_squares(vector)) or np.isfinite(vector).all()):
+    if not all_finite(vector):
         raise VectorNotFinite(
             "The vector has a number that is not finite (NaN or infinity).", field=field
         )
