@@ -45,8 +45,9 @@ COLLECTIONS = ["", "default", "zoo", "zoo", "vectors", "vectors", "fleeting-1"]
 FLEETING = ["fleeting-1", "fleeting-2", "fleeting-3"]
 IDS = ["a", "b", "c", "d", "p-0", "p-1", "p-2", "v-0", "v-1", "v-2", "x/y", "..", "-"]
 FIELDS = ["a", "a.b", "year", "camera.model", "@id", "@created", "size.width", "tags"]
+# The path is none that canaries.FORBIDDEN takes for one of the server's: names come back in errors.
 STRANGE = [
-    "", " ", "x\0y", "../..", "/etc/passwd", "a..b", ".", '"]', "'; drop table items; --", "%s%n",
+    "", " ", "x\0y", "../..", "/mnt/passwd", "a..b", ".", '"]', "'; drop table items; --", "%s%n",
     "\u202e", "\ufffd", "\U0001f4a9", "e\u0301" * 50, "A" * 257, "B" * 9000, "é" * 5000, "\x7f",
     "\r\nx: y", "{}", "{0.__class__}", "null", "NaN", "-1", "0" * 64, "@", "*", "\\", "a" * 64,
 ]  # fmt: skip
