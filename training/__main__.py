@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, help="evaluate: a folder for each category")
     parser.add_argument("--sample", type=int, default=100, help="evaluate: originals to copy")
     parser.add_argument("--form-width", type=int, default=128, help="join: numbers of the form")
-    parser.add_argument("--stored", default="mixed", help="export: mixed, int8, float16, float32")
+    parser.add_argument("--stored", default="float16", help="export: float16 or float32")
     return parser.parse_args(arguments)
 
 

@@ -20,9 +20,7 @@ from training.measure import unit
 from training.students import Block, Conv, Head
 
 OPSET = 17
-STORED = ("mixed", "int8", "float16", "float32")
-_LARGE = 150_000
-"""Weights: "mixed" stores tensors from here on as int8, smaller ones as float16."""
+STORED = ("float16", "float32")
 
 
 class Graph:
@@ -51,15 +49,7 @@ class Graph:
         """Store (out, ...) weights small; a runtime widens them once, when it loads."""
         if self._stored == "float32":
             return self.tensor(array)
-        mixed = "int8" if array.size >= _LARGE else "float16"
-        stored = mixed if self._stored == "mixed" else self._stored
-        if stored == "float16":
-            return self.node("Cast", [self.tensor(array.astype(np.float16))], to=TensorProto.FLOAT)
-        flat = np.abs(array).reshape(len(array), -1).max(axis=1)
-        scale = (np.maximum(flat, 1e-12) / 127).astype(np.float32)
-        steps = np.round(array / scale.reshape(-1, *[1] * (array.ndim - 1))).astype(np.int8)
-        parts = [self.tensor(steps), self.tensor(scale), self.tensor(np.zeros(len(scale), np.int8))]
-        return self.node("DequantizeLinear", parts, axis=0)
+        return self.node("Cast", [self.tensor(array.astype(np.float16))], to=TensorProto.FLOAT)
 
 
 @dataclass(frozen=True)

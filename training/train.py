@@ -36,7 +36,7 @@ class Recipe:
     the run: so a run can be made longer up to the fall, from the checkpoint before it.
     """
 
-    shape: str = "resnet-thin"
+    shape: str = "fused"
     epochs: float = 60.0
     batch: int = 128
     lr: float = 4e-3
@@ -46,7 +46,7 @@ class Recipe:
     fall: float = 0.3
     average: float = 0.998
     sides: tuple[tuple[float, int], ...] = ((0.0, 64), (0.5, 80), (0.8, 96))
-    final_side: int = 112
+    final_side: int = 128
     bank: int = 1024
     seed: int = 1
     losses: Losses = field(default_factory=Losses)

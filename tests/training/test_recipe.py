@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_to_the_very_weights_of_an_unbroken_one(
 
 
 @needs_onnx
-@pytest.mark.parametrize("stored", ["mixed", "int8"])
+@pytest.mark.parametrize("stored", ["float16", "float32"])
 def test_the_exported_file_gives_the_students_vectors(
     few: Path, trained: Path, stored: str
 ) -> None:
@@ -134,7 +134,7 @@ def test_a_small_budget_lifts_map10_by_ten_points_on_kinds_never_taught(tmp_path
     print("seed", seed)
     write_folder(tmp_path / "data", kinds=60, each=24, seed=seed)
     recipe(
-        "train", "--data", tmp_path / "data", "--out", tmp_path / "out", "--shape", "resnet-thin",
+        "train", "--data", tmp_path / "data", "--out", tmp_path / "out", "--shape", "fused",
         "--views", "0", "--sides", "48", "--batch", "64", "--epochs", "20", "--hold-every", "4",
         timeout=7000,
     )  # fmt: skip

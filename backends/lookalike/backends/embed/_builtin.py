@@ -27,8 +27,8 @@ _METHOD: Final = 2
 class BuiltinEmbedder(Embedder):
     """Finds pictures that show the same kind of thing, and pictures that look alike.
 
-    `prepare` takes plain margins off, makes the picture a small square for the network
-    and describes its form (see `Form`); all of it numpy. `embed_prepared` runs one ONNX
+    `prepare` takes plain margins off, makes the picture a small square, which the network
+    sees, and describes the form of it (see `Form`); all of it numpy. `embed_prepared` runs one ONNX
     graph: the network's 256 numbers of length 1 and 128 projected from the form, of length
     1, weighted and joined to a whole of length 1.
     """
@@ -53,7 +53,6 @@ class BuiltinEmbedder(Embedder):
         self._session: Any = onnxruntime.InferenceSession(
             data, options, providers=["CPUExecutionProvider"]
         )
-        self._side: int = self._session.get_inputs()[0].shape[1]
         self.dim = int(self._session.get_outputs()[0].shape[1])
         digest = hashlib.sha256(data + constants().encode()).hexdigest()
         self.space = f"builtin/{_METHOD}-{digest[:12]}"
@@ -63,7 +62,7 @@ class BuiltinEmbedder(Embedder):
         # picture, and 10 % more processor time, in an upload on two cores).
         self._turn = threading.Lock()
         self._kind = np.dtype(
-            [("image", np.uint8, (self._side, self._side, 3)), ("form", np.float32, (Form.dim,))]
+            [("image", np.uint8, (SIDE, SIDE, 3)), ("form", np.float32, (Form.dim,))]
         )
 
     @classmethod
@@ -84,9 +83,9 @@ class BuiltinEmbedder(Embedder):
     def prepare(self, image: RgbImage) -> Prepared:
         """Return the square (uint8) and the form (float32) as one record. Any thread."""
         with self._turn:
-            inside = np.ascontiguousarray(without_margins(image))
-            square = np.rint(squeeze(inside, self._side)).astype(np.uint8).transpose(1, 2, 0)
-            prepared: Prepared = np.array((square, self._form(squeeze(inside, SIDE))), self._kind)
+            square = squeeze(np.ascontiguousarray(without_margins(image)), SIDE)
+            seen = np.rint(square).astype(np.uint8).transpose(1, 2, 0)
+            prepared: Prepared = np.array((seen, self._form(square)), self._kind)
         return prepared
 
     def embed_prepared(self, batch: Sequence[Prepared]) -> Vectors:
