@@ -222,10 +222,11 @@ def _run(loaded: Loaded) -> NoReturn:
     """Serve and end the process: its end must not wait for threads that hang."""
     from lookalike.backends.errors import LookalikeError
     from lookalike.server import logs
-    from lookalike.server.heap import bound_heap
+    from lookalike.server.heap import bound_heap, keep_heap
 
     faulthandler.enable()
     bound_heap()
+    keep_heap()
     log = loaded.config.log
     logs.configure(log.level, log.format, words=log.words)
     try:
