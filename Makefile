@@ -18,7 +18,7 @@ demo: .venv/.server   ## a real server, a gallery, and searches in it (PHOTOS=DI
 	@.venv/bin/lookalike demo $${PHOTOS:+--photos "$$PHOTOS"}
 
 test: .venv/.dev      ## every test but the long proofs, under 10 minutes
-	$(RUN) -m pytest -q -n 3 --dist loadscope
+	$(RUN) -m pytest -q -n 2 --dist loadscope
 
 check: .venv/.dev lint types drift   ## format, lint, types, rooms, stubs, API compatibility
 	$(RUN) -m pytest -q tests/layout
