@@ -46,6 +46,12 @@ def picture(content: int) -> bytes:
     return file.getvalue()
 
 
+def seen(content: int) -> NDArray[np.uint8]:
+    """Return the pixels of the file of a version, as people see them."""
+    pixels = np.asarray(Image.open(io.BytesIO(picture(content))))
+    return pixels if content % 4 else np.rot90(pixels, -1).copy()
+
+
 def metadata(content: int, version: int) -> dict[str, object]:
     """Return what an item's metadata is at these versions of content and metadata."""
     return {"content": content, "version": version}
